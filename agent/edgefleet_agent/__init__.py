@@ -1,0 +1,1 @@
+"""The agent: proves models on the device it runs on, and activates only what passed."""

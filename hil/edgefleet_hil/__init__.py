@@ -1,0 +1,1 @@
+"""Rigs: whole stacks under test, with faults on demand."""

@@ -1,0 +1,1 @@
+"""The language both sides of edgefleet speak: manifest, artifacts, desired state, reports, topics and wire."""

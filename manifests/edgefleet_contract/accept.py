@@ -1,0 +1,110 @@
+"""What must hold on a device before a model may become active there, in code's own units."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Annotated
+
+from pydantic import Field
+
+from edgefleet_contract.base import Record, Share
+
+
+class Choose(str, Enum):
+    """Which of the variants that qualify becomes active."""
+
+    FIRST = "first"
+    FASTEST = "fastest"
+    LEAST_ENERGY = "least-energy"
+    SMALLEST = "smallest"
+
+
+class Scenario(str, Enum):
+    """Load generator scenarios, with MLPerf Inference's names and meaning, plus `fixed-rate`."""
+
+    SINGLE_STREAM = "single-stream"
+    MULTI_STREAM = "multi-stream"
+    SERVER = "server"
+    OFFLINE = "offline"
+    FIXED_RATE = "fixed-rate"
+
+
+class IfUnmeasured(str, Enum):
+    """What to make of a limit on something that could not be measured."""
+
+    WARN = "warn"
+    FAIL = "fail"
+    IGNORE = "ignore"
+
+
+class FallbackPolicy(str, Enum):
+    """Whether operators may run elsewhere than on the engine that was asked for."""
+
+    ALLOW = "allow"
+    FORBID = "forbid"
+
+
+Positive = Annotated[float, Field(gt=0.0)]
+
+
+class ParityAccept(Record):
+    """Limits on parity, on top of the tolerance derived from the precision."""
+
+    min_agreement: Share | None = None
+    min_sqnr_db: float | None = None
+
+
+class LatencyAccept(Record):
+    """Upper limits on latency percentiles, in milliseconds, under one scenario."""
+
+    p50_ms: Positive | None = None
+    p95_ms: Positive | None = None
+    p99_ms: Positive | None = None
+    scenario: Scenario = Scenario.SINGLE_STREAM
+
+
+class MemoryAccept(Record):
+    """Upper limit on the worker's peak resident memory, in bytes."""
+
+    peak_bytes: Annotated[int, Field(gt=0)] | None = None
+
+
+class EnergyAccept(Record):
+    """Upper limit on energy per inference, in millijoules."""
+
+    per_inference_mj: Positive | None = None
+    if_unmeasured: IfUnmeasured = IfUnmeasured.WARN
+
+
+class PlacementAccept(Record):
+    """Limits on where operators run."""
+
+    min_accelerated: Share | None = None
+    fallback: FallbackPolicy = FallbackPolicy.ALLOW
+
+
+class MetricKind(str, Enum):
+    """The task's own figure of merit, computed from outputs and labels; each is higher-is-better."""
+
+    TOP1 = "top1"
+
+
+class MetricAccept(Record):
+    """How the task's metric is computed and how far it may fall below the source model's.
+
+    `min_drop` of the manifest is carried here as `max_drop`: the largest drop that is accepted.
+    """
+
+    kind: MetricKind = MetricKind.TOP1
+    max_drop: Share = 0.02
+
+
+class Accept(Record):
+    """Everything that must hold on the device; what is None is not limited."""
+
+    parity: ParityAccept = ParityAccept()
+    latency: LatencyAccept = LatencyAccept()
+    memory: MemoryAccept = MemoryAccept()
+    energy: EnergyAccept = EnergyAccept()
+    placement: PlacementAccept = PlacementAccept()
+    metric: MetricAccept | None = None

@@ -1,0 +1,161 @@
+"""Artifacts: immutable, content-addressed file sets made for one variant.
+
+An artifact's digest is the digest of its `artifact.json` in canonical form, which names every file by size and
+digest. Files are blobs under their own digest, so variants of one model share their golden samples.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints, model_validator
+
+from edgefleet_contract.base import ByteCount, Digest, Name, Record, TensorName, digest_bytes
+from edgefleet_contract.variant import VariantName
+
+MAX_ARTIFACT_FILES = 64
+MAX_ARTIFACT_BYTES = 4 * 1024**3
+MAX_DOCUMENT_BYTES = 256 * 1024
+"""An `artifact.json` larger than this is refused."""
+
+FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$")]
+"""A plain file name: no folder, no leading dot."""
+
+DType = Literal[
+    "float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8",
+    "uint64", "uint32", "uint16", "uint8", "bool",
+]  # fmt: skip
+
+Dim = Annotated[int, Field(ge=0, le=2**31 - 1)] | Annotated[str, StringConstraints(min_length=1, max_length=128)]
+"""A fixed size, or the name of a dynamic axis."""
+
+
+class FileRole(str, Enum):
+    """What a file of an artifact is for."""
+
+    MODEL = "model"
+    SAMPLES = "samples"
+    """`.npz`: raw samples by model input name, first axis = sample; optional `labels`."""
+    SOURCE_OUTPUTS = "source-outputs"
+    """`.npz`: outputs of the fp32 source on the samples, on the builder."""
+    ARTIFACT_OUTPUTS = "artifact-outputs"
+    """`.npz`: outputs of this artifact on the samples, on the builder's reference runtime."""
+
+
+class ArtifactFile(Record):
+    """One file of an artifact; its content is the blob `digest`."""
+
+    name: FileName
+    role: FileRole
+    size_bytes: ByteCount
+    digest: Digest
+
+
+class Layout(str, Enum):
+    """Order of an image tensor's axes; `nhw` has no channel axis (one channel is added)."""
+
+    NCHW = "nchw"
+    NHWC = "nhwc"
+    NHW = "nhw"
+
+
+class InputTransform(Record):
+    """How a raw sample becomes a model input: transpose, then `(x - mean) * scale / std`, then cast to `dtype`.
+
+    `mean` and `std` are one number or one per channel. Computed in float32.
+    """
+
+    sample_layout: Layout | None = None
+    layout: Layout | None = None
+    scale: float = 1.0
+    mean: float | tuple[float, ...] = 0.0
+    std: Annotated[float, Field(gt=0)] | tuple[Annotated[float, Field(gt=0)], ...] = 1.0
+
+    @model_validator(mode="after")
+    def _layouts_come_together(self) -> InputTransform:
+        if self.sample_layout is not None and self.layout is None:
+            msg = "sample_layout says how samples lie; say with `layout` what the model wants"
+            raise ValueError(msg)
+        if self.layout is Layout.NHW and self.sample_layout not in {None, Layout.NHW}:
+            msg = "a model input in layout nhw takes samples in nhw only"
+            raise ValueError(msg)
+        return self
+
+
+class TensorSpec(Record):
+    """One input or output of a model, as the model itself declares it."""
+
+    name: TensorName
+    dtype: DType
+    shape: tuple[Dim, ...]
+    layout: Layout | None = None
+
+
+class IoContract(Record):
+    """What goes in and what comes out, and how raw samples are made into inputs."""
+
+    inputs: tuple[TensorSpec, ...] = Field(min_length=1, max_length=64)
+    outputs: tuple[TensorSpec, ...] = Field(min_length=1, max_length=256)
+    preprocess: dict[TensorName, InputTransform] = {}
+
+
+class EvidenceLevel(str, Enum):
+    """How a result was come by; only like is compared with like."""
+
+    EXECUTED_ON_DEVICE = "executed-on-device"
+    EMULATED = "emulated"
+    BUILT_NOT_EXECUTED = "built-not-executed"
+    PARSED_ONLY = "parsed-only"
+    TABLE_ONLY = "table-only"
+    SIMULATED = "simulated"
+
+
+class ArtifactDocument(Record):
+    """The content of `artifact.json`: identity, files, I/O contract, and how it was made."""
+
+    format: Literal["edgefleet/artifact/v1"] = "edgefleet/artifact/v1"
+    model: Name
+    variant: VariantName
+    source: Digest
+    """Digest of the source model file."""
+    samples_level: Literal["real", "random"] = "real"
+    """`random` samples prove little: parity over them is `weak`."""
+    io: IoContract
+    files: tuple[ArtifactFile, ...] = Field(min_length=1, max_length=MAX_ARTIFACT_FILES)
+    build_key: Digest
+    """Digest of everything that could have changed these bytes."""
+    options: dict[str, str | int | float | bool] = {}
+    toolchain: dict[str, str] = {}
+    """Tool → version used to make it."""
+    min_runtime: dict[str, str] = {}
+    """Runtime → lowest version that runs it rightly."""
+    calibration: Digest | None = None
+
+    @model_validator(mode="after")
+    def _files_are_distinct_and_bounded(self) -> ArtifactDocument:
+        names = [file.name for file in self.files]
+        if len(set(names)) != len(names):
+            msg = "two files of an artifact have one name"
+            raise ValueError(msg)
+        if sum(file.role is FileRole.MODEL for file in self.files) < 1:
+            msg = "an artifact needs a file with role model"
+            raise ValueError(msg)
+        if self.total_bytes > MAX_ARTIFACT_BYTES:
+            msg = f"an artifact has at most {MAX_ARTIFACT_BYTES} bytes, got {self.total_bytes}"
+            raise ValueError(msg)
+        return self
+
+    @property
+    def total_bytes(self) -> int:
+        """Return the size of all files together, in bytes."""
+        return sum(file.size_bytes for file in self.files)
+
+    @property
+    def digest(self) -> str:
+        """Return the artifact's identity: the digest of its canonical JSON."""
+        return digest_bytes(self.canonical_json())
+
+    def file(self, role: FileRole) -> ArtifactFile | None:
+        """Return the first file with this role, or None."""
+        return next((file for file in self.files if file.role is role), None)

@@ -1,0 +1,278 @@
+"""Run work in a child process with limits of time and memory, and answer for every way it can end.
+
+Both sides need this and neither may import the other: the agent runs trials in a child, the controller runs
+builds and host checks in one. It is standard library only. The protocol is one JSON document each way over two
+pipes of their own, so nothing a native library prints can be taken for an answer.
+
+A death is a result (`ChildEnd`), not an exception: crash with its signal, timeout, out of memory, exit code, or
+garbage on the pipe.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import IO
+
+_PR_SET_PDEATHSIG = 1
+_ANSWER_FD_ENV = "EDGEFLEET_ANSWER_FD"
+_MEMORY_ENV = "EDGEFLEET_MEMORY_BYTES"
+_POLL_S = 0.05
+_STDERR_TAIL_BYTES = 8192
+OUT_OF_MEMORY_EXIT = 86
+"""Exit code by which a child says that an allocation failed under its limit."""
+
+
+class ChildEnd(str, Enum):
+    """How a child process ended."""
+
+    ANSWERED = "answered"
+    CRASHED = "crashed"
+    TIMEOUT = "timeout"
+    OUT_OF_MEMORY = "out-of-memory"
+    EXITED = "exited"
+    GARBAGE = "garbage"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True)
+class ChildLimits:
+    """Bounds on one child.
+
+    Attributes:
+        timeout_s: wall time from start to answer; the child is killed after it.
+        memory_bytes: resident memory; the child is killed above it.
+        answer_bytes: the longest answer that is read.
+    """
+
+    timeout_s: float = 300.0
+    memory_bytes: int = 4 * 1024**3
+    answer_bytes: int = 16 * 1024**2
+
+
+@dataclass(frozen=True)
+class ChildOutcome:
+    """What became of a child. `answer` is set if and only if `end` is `answered`."""
+
+    end: ChildEnd
+    answer: bytes | None
+    reason: str
+    stderr_tail: str
+    duration_s: float
+
+
+def run_child(
+    argv: Sequence[str],
+    request: bytes,
+    limits: ChildLimits,
+    *,
+    env: Mapping[str, str] | None = None,
+    cancelled: threading.Event | None = None,
+    on_started: Callable[[int], None] | None = None,
+) -> ChildOutcome:
+    """Start a child, hand it `request`, and wait for its answer or its end.
+
+    Args:
+        argv: the command; the program must end in `serve_child`.
+        request: written to the child's standard input, then closed.
+        limits: time, memory and answer bounds.
+        env: environment; default: this process's.
+        cancelled: when set, the child is killed.
+        on_started: called with the child's pid once it runs.
+    """
+    started_s = time.monotonic()
+    read_fd, write_fd = os.pipe()
+    environment = {
+        **(os.environ if env is None else env),
+        _ANSWER_FD_ENV: str(write_fd),
+        _MEMORY_ENV: str(limits.memory_bytes),
+    }
+    try:
+        process = subprocess.Popen(
+            list(argv),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            pass_fds=(write_fd,),
+            env=environment,
+        )
+    except OSError:
+        os.close(read_fd)
+        raise
+    finally:
+        os.close(write_fd)
+    if on_started is not None:
+        on_started(process.pid)
+    tail = _Tail(process.stderr)
+    feeder = threading.Thread(target=_feed, args=(process.stdin, request), daemon=True)
+    feeder.start()
+    try:
+        end, answer, reason = _await(process, read_fd, limits, started_s, cancelled)
+    finally:
+        os.close(read_fd)
+        _reap(process)
+        feeder.join(timeout=1.0)
+    return ChildOutcome(end, answer, reason, tail.text(), time.monotonic() - started_s)
+
+
+def _feed(pipe: IO[bytes] | None, request: bytes) -> None:
+    if pipe is None:
+        return
+    try:
+        pipe.write(request)
+        pipe.close()
+    except (BrokenPipeError, ValueError):
+        pass  # the child died first; how it died is what gets reported
+
+
+class _Tail:
+    """Keep the last few KiB a child wrote to its standard error."""
+
+    def __init__(self, pipe: IO[bytes] | None) -> None:
+        self._kept = b""
+        self._pipe = pipe
+        self._thread = threading.Thread(target=self._drain, daemon=True)
+        self._thread.start()
+
+    def _drain(self) -> None:
+        if self._pipe is None:
+            return
+        with self._pipe:
+            while chunk := self._pipe.read1(4096):  # type: ignore[attr-defined]
+                self._kept = (self._kept + chunk)[-_STDERR_TAIL_BYTES:]
+
+    def text(self) -> str:
+        self._thread.join(timeout=1.0)
+        return self._kept.decode("utf-8", "replace")
+
+
+def _await(
+    process: subprocess.Popen[bytes],
+    read_fd: int,
+    limits: ChildLimits,
+    started_s: float,
+    cancelled: threading.Event | None,
+) -> tuple[ChildEnd, bytes | None, str]:
+    received = bytearray()
+    while True:
+        if cancelled is not None and cancelled.is_set():
+            return ChildEnd.CANCELLED, None, "cancelled"
+        if time.monotonic() - started_s > limits.timeout_s:
+            return ChildEnd.TIMEOUT, None, f"no answer after {limits.timeout_s:g} s; the process was killed"
+        if (resident := resident_bytes(process.pid)) > limits.memory_bytes:
+            reason = f"used {resident} bytes of memory; allowed: {limits.memory_bytes}; the process was killed"
+            return ChildEnd.OUT_OF_MEMORY, None, reason
+        if not select.select([read_fd], [], [], _POLL_S)[0]:
+            continue
+        chunk = os.read(read_fd, 65536)
+        received += chunk
+        if len(received) > limits.answer_bytes:
+            reason = f"answered more than {limits.answer_bytes} bytes; the process was killed"
+            return ChildEnd.GARBAGE, None, reason
+        if not chunk:
+            return _judge(process, bytes(received), limits)
+
+
+def _judge(
+    process: subprocess.Popen[bytes], received: bytes, limits: ChildLimits
+) -> tuple[ChildEnd, bytes | None, str]:
+    try:
+        code = process.wait(timeout=10.0)
+    except subprocess.TimeoutExpired:
+        return ChildEnd.TIMEOUT, None, "closed its answer pipe but did not exit within 10 s"
+    if code < 0:
+        return ChildEnd.CRASHED, None, f"killed by signal {-code} ({_signal_name(-code)})"
+    if code == OUT_OF_MEMORY_EXIT:
+        return ChildEnd.OUT_OF_MEMORY, None, f"an allocation failed under the limit of {limits.memory_bytes} bytes"
+    if code != 0:
+        return ChildEnd.EXITED, None, f"exited with code {code} before answering"
+    if not received:
+        return ChildEnd.GARBAGE, None, "exited without an answer"
+    return ChildEnd.ANSWERED, received, "answered"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return "unknown signal"
+
+
+def _reap(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.kill()
+    process.wait()
+
+
+def resident_bytes(pid: int) -> int:
+    """Return a process's resident memory in bytes; 0 when it is gone or the system does not say."""
+    try:
+        fields = Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()
+        return int(fields[1]) * resource.getpagesize()
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def die_with_parent() -> None:
+    """Ask the kernel to kill this process when the thread that started it ends (Linux; elsewhere a no-op)."""
+    if sys.platform != "linux":
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+
+
+def exit_when_closed(stream: IO[bytes]) -> None:
+    """Exit this process as soon as `stream` (a pipe whose other end the parent holds) is closed.
+
+    Works where the kernel offers no parent-death signal, and whatever thread started the process.
+    """
+
+    def watch() -> None:
+        while stream.read(1):
+            pass
+        os._exit(0)
+
+    threading.Thread(target=watch, daemon=True, name="parent-watch").start()
+
+
+def serve_child(handle: Callable[[bytes], bytes]) -> None:
+    """Answer the one request of this process: the child's side of `run_child`.
+
+    Native libraries may print to standard output; it is sent to standard error before anything is loaded. An
+    allocation that fails under the limit ends the process with `OUT_OF_MEMORY_EXIT`. Exceptions of `handle` are
+    its own to turn into answers; what escapes ends the process with its traceback on standard error.
+    """
+    die_with_parent()
+    answer_fd = int(os.environ.pop(_ANSWER_FD_ENV))
+    os.set_inheritable(answer_fd, False)
+    os.dup2(2, 1)
+    _limit_address_space(int(os.environ.pop(_MEMORY_ENV, "0")))
+    request = sys.stdin.buffer.read()
+    try:
+        answer = handle(request)
+    except MemoryError:
+        os._exit(OUT_OF_MEMORY_EXIT)
+    with os.fdopen(answer_fd, "wb") as pipe:
+        pipe.write(answer)
+
+
+def _limit_address_space(memory_bytes: int) -> None:
+    # Address space is larger than resident memory (code, arenas, mapped files), so this is a second, looser fence
+    # behind the parent's watch over resident memory: it stops one huge allocation the watch would see too late.
+    if memory_bytes <= 0:
+        return
+    fence = memory_bytes + 8 * 1024**3
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    if hard == resource.RLIM_INFINITY or fence < hard:
+        resource.setrlimit(resource.RLIMIT_AS, (fence, hard))

@@ -1,0 +1,262 @@
+"""Evidence: what one qualification measured, and the conditions that make it comparable."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Annotated
+
+from pydantic import Field
+
+from edgefleet_contract.accept import MetricKind, Scenario
+from edgefleet_contract.artifact import EvidenceLevel
+from edgefleet_contract.base import ByteCount, Digest, Generation, Name, Reason, Record, Share, TensorName
+from edgefleet_contract.variant import VariantName
+
+Count = Annotated[int, Field(ge=0, le=2**53 - 1)]
+Ms = Annotated[float, Field(ge=0.0)]
+
+
+class Task(str, Enum):
+    """What a model's outputs mean; decides which decisions parity compares."""
+
+    CLASSIFICATION = "classification"
+    DETECTION = "detection"
+    EMBEDDING = "embedding"
+    SEGMENTATION = "segmentation"
+    SEQUENCE = "sequence"
+    REGRESSION = "regression"
+
+
+class ParityVerdict(str, Enum):
+    """Outcome of a parity check."""
+
+    PASS = "pass"  # noqa: S105 - a verdict, not a password
+    WEAK = "weak"
+    """Nothing failed, but the samples prove little (random, or too few)."""
+    FAIL = "fail"
+
+
+class ParityCheck(str, Enum):
+    """The checks, in the order they are asked; the first that fails names the failure."""
+
+    NAMES = "names"
+    SHAPE = "shape"
+    DTYPE = "dtype"
+    FINITE = "finite"
+    CONSTANT = "constant"
+    SATURATION = "saturation"
+    REPEAT = "repeat"
+    SHIFT = "shift"
+    GAIN = "gain"
+    OFFSET = "offset"
+    BAND_PEAK = "band-peak"
+    SQNR = "sqnr"
+    OUTLIER = "outlier"
+    TOP_K = "top-k"
+    DECISIONS = "decisions"
+    METRIC = "metric"
+    LIMIT = "limit"
+    """A limit the manifest sets beyond the derived tolerance."""
+
+
+class MetricResult(Record):
+    """The task's metric on the labelled samples: the source model's and the artifact's."""
+
+    kind: MetricKind
+    reference: float
+    measured: float
+    n: Count
+
+
+class OutputParity(Record):
+    """Parity figures of one output tensor. A figure that does not apply is None."""
+
+    name: TensorName
+    n_samples: Count
+    bit_exact: bool
+    worst_sqnr_db: float | None = None
+    """Signal-to-quantisation-noise ratio of the worst sample, in dB; None when bit-exact or without signal."""
+    median_sqnr_db: float | None = None
+    tolerance_sqnr_db: float | None = None
+    max_abs_error: float | None = None
+    cosine: float | None = None
+    agreement: Share | None = None
+    failed_check: ParityCheck | None = None
+    reason: Reason | None = None
+
+
+class ParityResult(Record):
+    """Parity of a candidate's outputs against a reference's, over all outputs and samples."""
+
+    verdict: ParityVerdict
+    failed_check: ParityCheck | None = None
+    reason: Reason | None = None
+    n_samples: Count
+    agreement: Share | None = None
+    """Share of samples whose decision is the same, where the task has one."""
+    worst_sqnr_db: float | None = None
+    metric: MetricResult | None = None
+    outputs: tuple[OutputParity, ...] = Field(default=(), max_length=256)
+
+
+class LatencyVerdict(str, Enum):
+    """Whether latency figures may be believed, and if not, why not."""
+
+    VALID = "valid"
+    CONTENDED = "contended"
+    UNSTEADY = "unsteady"
+    THROTTLED = "throttled"
+    INCONCLUSIVE = "inconclusive"
+
+
+class Percentiles(Record):
+    """P50, P95 and P99 in milliseconds with 95 % confidence intervals; an interval that does not exist at this
+    sample size is None."""
+
+    n: Count
+    n_eff: float
+    """Effective sample size: n corrected for autocorrelation (Geyer's initial positive sequence)."""
+    p50_ms: Ms
+    p95_ms: Ms
+    p99_ms: Ms
+    ci95_p50_ms: tuple[Ms, Ms] | None = None
+    ci95_p95_ms: tuple[Ms, Ms] | None = None
+    ci95_p99_ms: tuple[Ms, Ms] | None = None
+
+
+class LatencyResult(Percentiles):
+    """Latency of one model under one scenario, from all samples of the steady phase."""
+
+    verdict: LatencyVerdict
+    reason: Reason | None = None
+    scenario: Scenario = Scenario.SINGLE_STREAM
+    min_ms: Ms
+    max_ms: Ms
+    mean_ms: Ms
+    load_ms: Ms
+    """Loading the model and creating the session."""
+    first_ms: Ms
+    """The first inference after loading."""
+    warmup_n: Count
+    duration_s: Annotated[float, Field(ge=0)]
+    threads: Annotated[int, Field(ge=1, le=1024)]
+    spinning: bool
+    preempted_n: Count
+    """Samples during which the kernel took the CPU away (involuntary context switch)."""
+    undisturbed: Percentiles | None = None
+    """The same figures without preempted samples."""
+    harness_floor_ms: Ms
+    """What the timing loop itself costs per sample (p50 of an empty call), measured in the same run."""
+
+
+class MemoryResult(Record):
+    """Memory of the worker process, in bytes."""
+
+    peak_bytes: ByteCount
+    """Highest resident size from before loading to the end of the trial (VmHWM after a reset)."""
+    baseline_bytes: ByteCount
+    """Resident size before the model was loaded."""
+    pss_bytes: ByteCount | None = None
+    """Proportional set size at rest after the trial."""
+
+
+class EnergyStatus(str, Enum):
+    """Whether energy was measured."""
+
+    MEASURED = "measured"
+    UNMEASURED = "unmeasured"
+
+
+class EnergyResult(Record):
+    """Energy per inference, or why there is none. Never a guess."""
+
+    status: EnergyStatus
+    reason: Reason | None = None
+    per_inference_mj: Annotated[float, Field(ge=0)] | None = None
+
+
+class PlacementResult(Record):
+    """Where operators ran, read back from the runtime."""
+
+    accelerated: Share
+    """Share of nodes that ran on the engine the variant asked for."""
+    nodes: dict[str, Count]
+    """Execution provider or delegate → number of nodes."""
+    source: str = Field(max_length=128)
+    """How it was read: the API or file the runtime told it through."""
+
+
+class Verdict(str, Enum):
+    """Outcome of trying one variant on one device."""
+
+    QUALIFIED = "qualified"
+    UNSUPPORTED = "unsupported"
+    """The device, its runtime or this version cannot run the variant at all."""
+    BUILD_FAILED = "build-failed"
+    FAILED = "failed"
+    """It ran, and missed a gate."""
+    CRASHED = "crashed"
+    TIMEOUT = "timeout"
+    OUT_OF_MEMORY = "out-of-memory"
+    CORRUPT = "corrupt"
+    """Its bytes do not match its digest, or its files do not match its document."""
+
+
+class Gate(str, Enum):
+    """What a candidate must pass, in this order."""
+
+    BUILD = "build"
+    FETCH = "fetch"
+    LOAD = "load"
+    PLACEMENT = "placement"
+    PARITY = "parity"
+    DEVICE_PARITY = "device-parity"
+    LATENCY = "latency"
+    MEMORY = "memory"
+    ENERGY = "energy"
+
+
+class Conditions(Record):
+    """What must be alike for two results to be compared."""
+
+    arch: str = Field(max_length=64)
+    os: str = Field(max_length=128)
+    cpu_model: str = Field(max_length=256)
+    cpu_count: Annotated[int, Field(ge=1)]
+    runtime: str = Field(max_length=64)
+    runtime_version: str = Field(max_length=64)
+    threads: Annotated[int, Field(ge=1)]
+    agent_version: str = Field(max_length=64)
+    extra: dict[str, str] = Field(default={}, max_length=32)
+
+
+class Trial(Record):
+    """What the worker found out about one artifact: the measured part of the evidence."""
+
+    verdict: Verdict
+    gate: Gate | None = None
+    """The first gate that was missed."""
+    reason: Reason | None = None
+    warnings: tuple[Reason, ...] = Field(default=(), max_length=16)
+    level: EvidenceLevel = EvidenceLevel.EXECUTED_ON_DEVICE
+    parity: ParityResult | None = None
+    """Question 1: is the artifact faithful to the source model?"""
+    device_parity: ParityResult | None = None
+    """Question 2: does this device compute the artifact as the builder did?"""
+    latency: LatencyResult | None = None
+    memory: MemoryResult | None = None
+    energy: EnergyResult | None = None
+    placement: PlacementResult | None = None
+    conditions: Conditions | None = None
+
+
+class Evidence(Trial):
+    """A trial with its identity: which artifact, which device, which wish."""
+
+    model: Name
+    variant: VariantName
+    artifact: Digest
+    release: Digest
+    generation: Generation
+    started_at_ns: Annotated[int, Field(ge=0, le=2**63 - 1)]
+    duration_s: Annotated[float, Field(ge=0)]

@@ -1,0 +1,178 @@
+"""Jobs: what a worker process is asked to do with a model, and what it answers.
+
+The worker is the only process that loads a model runtime. The agent uses it to qualify, the controller to check on
+the host, to compare and to bench: one implementation.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from edgefleet_contract.accept import Accept, Scenario
+from edgefleet_contract.artifact import InputTransform, TensorSpec
+from edgefleet_contract.base import Reason, Record, TensorName
+from edgefleet_contract.evidence import (
+    Conditions,
+    LatencyResult,
+    ParityCheck,
+    ParityResult,
+    ParityVerdict,
+    Task,
+    Trial,
+)
+from edgefleet_contract.profile import EngineProbe
+from edgefleet_contract.variant import VariantName
+
+FilePath = Annotated[str, Field(min_length=1, max_length=4096)]
+ClaimedPrecision = Literal["fp32", "fp16", "bf16", "int8", "int8-dynamic", "int16x8", "int4"]
+
+
+class LatencyBudget(Record):
+    """How long a latency run may take and when it has seen enough."""
+
+    scenario: Scenario = Scenario.SINGLE_STREAM
+    min_n: Annotated[int, Field(ge=1, le=10_000_000)] = 500
+    max_n: Annotated[int, Field(ge=1, le=10_000_000)] = 20_000
+    min_duration_s: Annotated[float, Field(ge=0, le=3600)] = 1.0
+    max_duration_s: Annotated[float, Field(gt=0, le=3600)] = 20.0
+    """The run goes on past this only to reach `min_n`, and never past 4 times this."""
+    warmup_max_s: Annotated[float, Field(ge=0, le=600)] = 3.0
+    threads: Annotated[int, Field(ge=1, le=1024)] = 1
+
+
+class QualifyJob(Record):
+    """Qualify one artifact that lies complete and verified in a folder."""
+
+    kind: Literal["qualify"] = "qualify"
+    artifact_dir: FilePath
+    """Holds `artifact.json` and every file it names."""
+    accept: Accept = Accept()
+    task: Task | None = None
+    latency: LatencyBudget = LatencyBudget()
+    energy_unmeasured_reason: Reason = "no power sensor on this device"
+    test_runtimes: bool = False
+    """Whether runtimes that misbehave on purpose may be used."""
+
+
+class OutputsJob(Record):
+    """Run a model file on samples and write its outputs."""
+
+    kind: Literal["outputs"] = "outputs"
+    model: FilePath
+    variant: VariantName
+    samples: FilePath
+    """`.npz` of raw samples by model input name."""
+    preprocess: dict[TensorName, InputTransform] = {}
+    out: FilePath
+    """Where the `.npz` of outputs by name is written (beside, then renamed)."""
+    test_runtimes: bool = False
+
+
+class CompareJob(Record):
+    """Parity of two model files on samples, or of two `.npz` files of named outputs."""
+
+    kind: Literal["compare"] = "compare"
+    reference: FilePath
+    candidate: FilePath
+    samples: FilePath | None = None
+    labels_key: str = Field(default="labels", max_length=256)
+    precision: ClaimedPrecision | None = None
+    """The precision the candidate claims; None lets the worker read it from the files."""
+    task: Task | None = None
+    same_artifact: bool = False
+    """Question 2: both ran the same file, so only the device's arithmetic may differ."""
+    preprocess: dict[TensorName, InputTransform] = {}
+
+
+class BenchJob(Record):
+    """Latency of one model file on samples."""
+
+    kind: Literal["bench"] = "bench"
+    model: FilePath
+    samples: FilePath
+    latency: LatencyBudget = LatencyBudget()
+    preprocess: dict[TensorName, InputTransform] = {}
+
+
+class InspectJob(Record):
+    """Load a model file and say what it is."""
+
+    kind: Literal["inspect"] = "inspect"
+    model: FilePath
+    variant: VariantName
+
+
+class ProbeJob(Record):
+    """Find out which engines work here, by loading each runtime."""
+
+    kind: Literal["probe"] = "probe"
+    test_runtimes: bool = False
+
+
+Job = Annotated[QualifyJob | OutputsJob | CompareJob | BenchJob | InspectJob | ProbeJob, Field(discriminator="kind")]
+
+
+class QualifyAnswer(Record):
+    """The trial's result."""
+
+    kind: Literal["qualify"] = "qualify"
+    trial: Trial
+
+
+class OutputsAnswer(Record):
+    """The outputs were written."""
+
+    kind: Literal["outputs"] = "outputs"
+    outputs: tuple[TensorSpec, ...]
+    n_samples: int
+
+
+class CompareAnswer(Record):
+    """`fleet compare -o json` prints this."""
+
+    kind: Literal["compare"] = "compare"
+    verdict: ParityVerdict
+    failed_check: ParityCheck | None = None
+    reason: Reason | None = None
+    precision: str
+    task: Task | None
+    parity: ParityResult
+
+
+class BenchAnswer(Record):
+    """`fleet bench -o json` prints this."""
+
+    kind: Literal["bench"] = "bench"
+    latency: LatencyResult
+    conditions: Conditions
+
+
+class InspectAnswer(Record):
+    """What the runtime says of a model."""
+
+    kind: Literal["inspect"] = "inspect"
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+class ProbeAnswer(Record):
+    """Which engines work here."""
+
+    kind: Literal["probe"] = "probe"
+    engines: tuple[EngineProbe, ...]
+
+
+class ErrorAnswer(Record):
+    """The job could not be done; nothing crashed. `family` tells whose fault it is."""
+
+    kind: Literal["error"] = "error"
+    family: Literal["input", "device", "internal"]
+    reason: Reason
+
+
+Answer = Annotated[
+    QualifyAnswer | OutputsAnswer | CompareAnswer | BenchAnswer | InspectAnswer | ProbeAnswer | ErrorAnswer,
+    Field(discriminator="kind"),
+]

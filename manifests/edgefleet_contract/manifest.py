@@ -1,0 +1,209 @@
+"""The manifest: what people write. Small things are small, and everything can be said.
+
+Paths are text here; the controller resolves and checks them. Quantities are written with units.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, StringConstraints
+
+from edgefleet_contract.accept import (
+    Accept,
+    Choose,
+    EnergyAccept,
+    FallbackPolicy,
+    IfUnmeasured,
+    LatencyAccept,
+    MemoryAccept,
+    MetricAccept,
+    MetricKind,
+    ParityAccept,
+    PlacementAccept,
+    Scenario,
+)
+from edgefleet_contract.artifact import InputTransform
+from edgefleet_contract.base import Name, Record, TensorName
+from edgefleet_contract.desired import MAX_CHAIN, MAX_MODELS
+from edgefleet_contract.evidence import Task
+from edgefleet_contract.labels import SelectorText
+from edgefleet_contract.units import DurationMs, DurationS, EnergyMj, ShareText, SizeBytes
+from edgefleet_contract.variant import VariantName
+
+PathText = Annotated[str, StringConstraints(min_length=1, max_length=1024, pattern=r"^[^\x00-\x1f]+$")]
+"""A path relative to the manifest's folder, which it must not leave."""
+
+Hook = Annotated[str, StringConstraints(max_length=300, pattern=r"^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*$")]
+"""`module:function` of the user's own code."""
+
+
+def _as_sequence(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+def _as_file(value: object) -> object:
+    return {"file": value} if isinstance(value, str) else value
+
+
+class SamplesSpec(Record):
+    """Real inputs: an `.npz`, first axis = sample; `labels` names the array of true answers, if there is one."""
+
+    file: PathText
+    inputs: dict[TensorName, TensorName] = {}
+    """Model input → array in the file; default: the same name."""
+    labels: TensorName | None = None
+    """Array of labels; default: `labels` where the file has it."""
+
+
+class MetricSpec(Record):
+    """The task's metric: one we know by name."""
+
+    kind: MetricKind = MetricKind.TOP1
+    min_drop: ShareText = 0.02
+    """Largest drop below the source model's figure that is still accepted."""
+
+
+class ModelSpec(Record):
+    """A model: its source file, real samples, and how its answers are judged."""
+
+    source: PathText
+    samples: Annotated[SamplesSpec, BeforeValidator(_as_file)]
+    preprocess: dict[TensorName, InputTransform] | Hook = {}
+    calibration: Annotated[SamplesSpec, BeforeValidator(_as_file)] | None = None
+    """Samples to calibrate with; default: a seeded part of `samples`."""
+    metric: MetricSpec | Hook | None = None
+    """Default: top1 where the samples have labels."""
+    dynamic: dict[TensorName, dict[str, tuple[int, int, int]]] = {}
+    """Input → axis name → smallest, usual and largest size."""
+    task: Task | None = None
+
+
+class ClassSpec(Record):
+    """A named selection of devices."""
+
+    select: SelectorText
+
+
+class ParitySpec(Record):
+    """Limits on parity, on top of the derived tolerance."""
+
+    min_agreement: ShareText | None = None
+    min_sqnr_db: float | None = None
+
+
+class LatencySpec(Record):
+    """Upper limits on latency percentiles."""
+
+    p50: DurationMs | None = None
+    p95: DurationMs | None = None
+    p99: DurationMs | None = None
+    scenario: Scenario = Scenario.SINGLE_STREAM
+
+
+class MemorySpec(Record):
+    """Upper limit on peak memory."""
+
+    peak: SizeBytes | None = None
+
+
+class EnergySpec(Record):
+    """Upper limit on energy per inference."""
+
+    per_inference: EnergyMj | None = None
+    if_unmeasured: IfUnmeasured = IfUnmeasured.WARN
+
+
+class PlacementSpec(Record):
+    """Limits on where operators run."""
+
+    min_accelerated: ShareText | None = None
+    fallback: FallbackPolicy = FallbackPolicy.ALLOW
+
+
+class AcceptSpec(Record):
+    """What must hold on each device."""
+
+    parity: ParitySpec = ParitySpec()
+    latency: LatencySpec = LatencySpec()
+    memory: MemorySpec = MemorySpec()
+    energy: EnergySpec = EnergySpec()
+    placement: PlacementSpec = PlacementSpec()
+
+    def resolve(self, metric: MetricAccept | None) -> Accept:
+        """Return the same limits in code's own units, with the model's metric."""
+        return Accept(
+            parity=ParityAccept(min_agreement=self.parity.min_agreement, min_sqnr_db=self.parity.min_sqnr_db),
+            latency=LatencyAccept(
+                p50_ms=self.latency.p50,
+                p95_ms=self.latency.p95,
+                p99_ms=self.latency.p99,
+                scenario=self.latency.scenario,
+            ),
+            memory=MemoryAccept(peak_bytes=self.memory.peak),
+            energy=EnergyAccept(per_inference_mj=self.energy.per_inference, if_unmeasured=self.energy.if_unmeasured),
+            placement=PlacementAccept(min_accelerated=self.placement.min_accelerated, fallback=self.placement.fallback),
+            metric=metric,
+        )
+
+
+Wave = Annotated[int, Field(ge=1, le=1_000_000)] | ShareText
+
+
+class GateSpec(Record):
+    """What stops a rollout between waves."""
+
+    max_failed: ShareText = 0.05
+    max_slower: ShareText = 0.10
+
+
+class RolloutSpec(Record):
+    """How a release reaches many devices."""
+
+    waves: tuple[Wave, ...] = Field(default=(1, 0.1, 1.0), min_length=1, max_length=16)
+    bake: DurationS = 600.0
+    gate: GateSpec = GateSpec()
+    on_failure: Literal["rollback", "pause"] = "rollback"
+
+
+Chain = Annotated[tuple[VariantName, ...], Field(min_length=1, max_length=MAX_CHAIN)]
+
+
+class DeploymentSpec(Record):
+    """One model to some devices."""
+
+    model: Name
+    to: Annotated[
+        tuple[Annotated[str, StringConstraints(min_length=1, max_length=1024)], ...],
+        BeforeValidator(_as_sequence),
+        Field(min_length=1, max_length=64),
+    ]
+    """Class names, `all`, or selectors."""
+    chain: Chain | dict[Name, Chain] | None = None
+    """Variants to try, in order: one chain for all, or one a class. Default: built in, per class."""
+    choose: Choose = Choose.FIRST
+    accept: AcceptSpec = AcceptSpec()
+    rollout: RolloutSpec | None = None
+
+
+class Manifest(Record):
+    """A whole manifest."""
+
+    fleet: Literal["v1"]
+    models: dict[Name, ModelSpec] = Field(min_length=1, max_length=MAX_MODELS)
+    classes: dict[Name, ClassSpec] = Field(default={}, max_length=64)
+    deployments: tuple[DeploymentSpec, ...] = Field(min_length=1, max_length=256)
+
+
+def metric_accept(spec: MetricSpec | None) -> MetricAccept | None:
+    """Return a metric in code's own words."""
+    return None if spec is None else MetricAccept(kind=spec.kind, max_drop=spec.min_drop)
+
+
+BUILTIN_CLASSES: dict[str, str] = {
+    "jetson": "board=jetson",
+    "coral": "edgetpu",
+    "phone": "os=android",
+    "cpu": "board!=jetson, !edgetpu, os!=android",
+}
+"""Classes every manifest knows, in the order a device is looked up."""
