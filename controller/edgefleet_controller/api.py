@@ -30,7 +30,7 @@ MAX_ROWS = 100_000
 
 
 class Phase(str, Enum):
-    """How far an apply has come. `complete`, `failed` and `error` are final."""
+    """How far an apply has come. `complete`, `failed`, `aborted` and `error` are final."""
 
     PENDING = "pending"
     BUILDING = "building"
@@ -38,13 +38,15 @@ class Phase(str, Enum):
     COMPLETE = "complete"
     FAILED = "failed"
     """At least one device refused: no variant of the chain qualified there."""
+    ABORTED = "aborted"
+    """A newer apply took its place before every device had answered."""
     ERROR = "error"
     """The apply itself could not go on; nothing was sent to devices after the error."""
 
     @property
     def final(self) -> bool:
         """Tell whether nothing more happens by itself."""
-        return self in {Phase.COMPLETE, Phase.FAILED, Phase.ERROR}
+        return self in {Phase.COMPLETE, Phase.FAILED, Phase.ABORTED, Phase.ERROR}
 
 
 class ExitCode(int, Enum):
