@@ -1,0 +1,1 @@
+"""Measurements, each printed with n, spread and conditions. `python -m bench [NAME …]` runs them."""

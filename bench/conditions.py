@@ -1,0 +1,23 @@
+"""What every benchmark says about the machine it ran on."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def conditions() -> str:
+    """Return processor, load, kernel and Python in one line."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
+    cpu = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+    load = ", ".join(f"{value:.2f}" for value in os.getloadavg())
+    return f"{cpu}, {os.cpu_count()} CPUs, load {load}, Linux {platform.release()}, Python {platform.python_version()}"
+
+
+def spread(values: Sequence[float], unit: str) -> str:
+    """Return n, median, smallest and largest of some figures."""
+    return f"n {len(values)}, median {statistics.median(values):.4g} {unit}, min {min(values):.4g}, max {max(values):.4g}"
