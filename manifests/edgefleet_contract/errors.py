@@ -84,7 +84,7 @@ class ManifestError(UserInputError):
 
     def __str__(self) -> str:
         where = f"{self.location}: " if self.location else ""
-        got = f": {self.offending!r}" if self.offending is not None else ""
+        got = f"; got {self.offending!r}" if self.offending is not None else ""
         hint = f"; did you mean {self.suggestion!r}?" if self.suggestion else ""
         step = f" (next: {self.next_step})" if self.next_step else ""
         return f"{where}{self.message}{got}{hint}{step}"

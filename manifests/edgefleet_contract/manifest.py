@@ -5,6 +5,7 @@ Paths are text here; the controller resolves and checks them. Quantities are wri
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, StringConstraints
@@ -174,7 +175,7 @@ class DeploymentSpec(Record):
 
     model: Name
     to: Annotated[
-        tuple[Annotated[str, StringConstraints(min_length=1, max_length=1024)], ...],
+        tuple[Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=1024)], ...],
         BeforeValidator(_as_sequence),
         Field(min_length=1, max_length=64),
     ]
@@ -207,3 +208,13 @@ BUILTIN_CLASSES: dict[str, str] = {
     "cpu": "board!=jetson, !edgetpu, os!=android",
 }
 """Classes every manifest knows, in the order a device is looked up."""
+
+ALL = "all"
+"""In `to`: every device."""
+
+_CLASS_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+
+
+def is_class_name(target: str) -> bool:
+    """Tell whether an entry of `to` is a bare word, which names a class or is `all`; anything else is a selector."""
+    return _CLASS_NAME.fullmatch(target) is not None
