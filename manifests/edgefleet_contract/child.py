@@ -237,9 +237,11 @@ def exit_when_closed(stream: IO[bytes]) -> None:
 
     Works where the kernel offers no parent-death signal, and whatever thread started the process.
     """
+    # Not `stream.read`: its buffer's lock, held by a thread that waits, aborts the interpreter at an orderly exit.
+    descriptor = stream.fileno()
 
     def watch() -> None:
-        while stream.read(1):
+        while os.read(descriptor, 4096):
             pass
         os._exit(0)
 
