@@ -57,6 +57,10 @@ class SamplesSpec(Record):
     """Array of labels; default: `labels` where the file has it."""
 
 
+Samples = Annotated[SamplesSpec, BeforeValidator(_as_file, json_schema_input_type=SamplesSpec | PathText)]
+"""Samples, or only their file."""
+
+
 class MetricSpec(Record):
     """The task's metric: one we know by name."""
 
@@ -69,9 +73,9 @@ class ModelSpec(Record):
     """A model: its source file, real samples, and how its answers are judged."""
 
     source: PathText
-    samples: Annotated[SamplesSpec, BeforeValidator(_as_file)]
+    samples: Samples
     preprocess: dict[TensorName, InputTransform] | Hook = {}
-    calibration: Annotated[SamplesSpec, BeforeValidator(_as_file)] | None = None
+    calibration: Samples | None = None
     """Samples to calibrate with; default: a seeded part of `samples`."""
     metric: MetricSpec | Hook | None = None
     """Default: top1 where the samples have labels."""
@@ -167,6 +171,9 @@ class RolloutSpec(Record):
     on_failure: Literal["rollback", "pause"] = "rollback"
 
 
+Target = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=1024)]
+_TargetList = Annotated[tuple[Target, ...], Field(min_length=1, max_length=64)]
+Targets = Annotated[_TargetList, BeforeValidator(_as_sequence, json_schema_input_type=_TargetList | Target)]
 Chain = Annotated[tuple[VariantName, ...], Field(min_length=1, max_length=MAX_CHAIN)]
 
 
@@ -174,11 +181,7 @@ class DeploymentSpec(Record):
     """One model to some devices."""
 
     model: Name
-    to: Annotated[
-        tuple[Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=1024)], ...],
-        BeforeValidator(_as_sequence),
-        Field(min_length=1, max_length=64),
-    ]
+    to: Targets
     """Class names, `all`, or selectors."""
     chain: Chain | dict[Name, Chain] | None = None
     """Variants to try, in order: one chain for all, or one a class. Default: built in, per class."""

@@ -10,8 +10,8 @@ from edgefleet_contract.errors import WireError
 
 ROOT = "fleet"
 _LEVEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
-_UP = re.compile(rf"^{ROOT}/({_LEVEL})/({_LEVEL})/up/(state|hb|ev|get)$")
-_BLOCK = re.compile(rf"^{ROOT}/({_LEVEL})/({_LEVEL})/down/blk/([0-9a-f]{{16}})/(0|[1-9][0-9]{{0,8}})$")
+_UP = re.compile(rf"{ROOT}/({_LEVEL})/({_LEVEL})/up/(state|hb|ev|get)")
+_BLOCK = re.compile(rf"{ROOT}/({_LEVEL})/({_LEVEL})/down/blk/([0-9a-f]{{16}})/(0|[1-9][0-9]{{0,8}})")
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ UP_FILTER = f"{ROOT}/+/+/up/+"
 
 def parse_up(topic: str) -> UpTopic:
     """Take apart a topic an agent publishes on. Raises WireError on any other topic."""
-    match = _UP.match(topic)
+    match = _UP.fullmatch(topic)
     if match is None:
         msg = f"not a topic agents publish on: {topic[:200]!r}"
         raise WireError(msg)
@@ -94,7 +94,7 @@ def parse_up(topic: str) -> UpTopic:
 
 def parse_block(topic: str) -> tuple[str, int]:
     """Return (first 16 hexadecimal digits of the digest, chunk index) of a chunk's topic. Raises WireError."""
-    match = _BLOCK.match(topic)
+    match = _BLOCK.fullmatch(topic)
     if match is None:
         msg = f"not a chunk's topic: {topic[:200]!r}"
         raise WireError(msg)

@@ -13,7 +13,9 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema
 
-_QUANTITY = re.compile(r"^\s*([0-9]{1,15}(?:\.[0-9]{1,18})?(?:[eE][+-]?[0-9]{1,3})?)\s*([A-Za-zµ%]{1,8})\s*$")
+_NUMBER = r"[0-9]{1,17}(?:\.[0-9]{1,25})?(?:[eE][+-]?[0-9]{1,3})?"
+"""Wide enough for every float as Python writes it (17 digits; up to 21 after the point)."""
+_QUANTITY = re.compile(rf"\s*({_NUMBER})\s*([A-Za-zµ%]{{1,8}})\s*")
 
 DURATION_S: Mapping[str, float] = {
     "ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0,
@@ -40,7 +42,7 @@ def parse_quantity(value: object, units: Mapping[str, float], kind: str) -> floa
         ValueError: not text, no number, unknown unit, or not finite.
     """
     allowed = ", ".join(units)
-    match = _QUANTITY.match(value) if isinstance(value, str) and len(value) <= 64 else None
+    match = _QUANTITY.fullmatch(value) if isinstance(value, str) and len(value) <= 64 else None
     if match is None:
         msg = f"not {kind}: write a number and a unit ({allowed}), for example {_example(units)!r}"
         raise ValueError(msg)
@@ -121,25 +123,40 @@ def format_ms(duration_ms: float) -> str:
     return f"{duration_ms:.3g} ms" if duration_ms < 1000 else f"{duration_ms / 1000:.3g} s"
 
 
-_TEXT = WithJsonSchema({"type": "string"})
+def _schema(units: Mapping[str, float]) -> WithJsonSchema:
+    pattern = rf"^\s*{_NUMBER}\s*({'|'.join(units)})\s*$"
+    return WithJsonSchema({"type": "string", "pattern": pattern, "examples": [_example(units)]})
+
 
 DurationS = Annotated[
-    float, BeforeValidator(parse_duration_s), PlainSerializer(lambda v: f"{v!r} s", return_type=str), _TEXT
+    float,
+    BeforeValidator(parse_duration_s),
+    PlainSerializer(lambda v: f"{v!r} s", return_type=str),
+    _schema(DURATION_S),
 ]
 """A duration written with its unit (`10m`), carried in seconds."""
 
 DurationMs = Annotated[
-    float, BeforeValidator(parse_duration_ms), PlainSerializer(lambda v: f"{v!r} ms", return_type=str), _TEXT
+    float,
+    BeforeValidator(parse_duration_ms),
+    PlainSerializer(lambda v: f"{v!r} ms", return_type=str),
+    _schema(DURATION_MS),
 ]
 """A duration written with its unit (`20 ms`), carried in milliseconds."""
 
 SizeBytes = Annotated[
-    int, BeforeValidator(parse_size_bytes), PlainSerializer(lambda v: f"{v} B", return_type=str), _TEXT
+    int,
+    BeforeValidator(parse_size_bytes),
+    PlainSerializer(lambda v: f"{v} B", return_type=str),
+    _schema(SIZE_BYTES),
 ]
 """A size written with its unit (`200 MiB`), carried in bytes."""
 
 EnergyMj = Annotated[
-    float, BeforeValidator(parse_energy_mj), PlainSerializer(lambda v: f"{v!r} mJ", return_type=str), _TEXT
+    float,
+    BeforeValidator(parse_energy_mj),
+    PlainSerializer(lambda v: f"{v!r} mJ", return_type=str),
+    _schema(ENERGY_MJ),
 ]
 """An energy written with its unit (`50 mJ`), carried in millijoules."""
 
@@ -147,6 +164,13 @@ ShareText = Annotated[
     float,
     BeforeValidator(parse_share),
     Field(ge=0.0, le=1.0),
-    WithJsonSchema({"anyOf": [{"type": "number", "minimum": 0, "maximum": 1}, {"type": "string"}]}),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "number", "minimum": 0, "maximum": 1},
+                {"type": "string", "pattern": rf"^\s*{_NUMBER}\s*%\s*$"},
+            ]
+        }
+    ),
 ]
 """A share written as `5%` or `0.05`, carried as a fraction."""

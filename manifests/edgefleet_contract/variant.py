@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, NamedTuple
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, WithJsonSchema
 
 _PART = re.compile(r"^[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?$")
 
@@ -65,5 +65,14 @@ def _validate(text: str) -> str:
     return str(parse_variant(text))
 
 
-VariantName = Annotated[str, AfterValidator(_validate)]
+def _pattern() -> str:
+    targets = "|".join(f"{runtime}/({'|'.join(engines)})" for runtime, engines in ENGINES.items())
+    return f"^({targets})/({'|'.join(PRECISIONS)})$"
+
+
+VariantName = Annotated[
+    str,
+    AfterValidator(_validate),
+    WithJsonSchema({"type": "string", "pattern": _pattern(), "examples": ["ort/cpu/int8"]}),
+]
 """A variant in its canonical form, checked."""
