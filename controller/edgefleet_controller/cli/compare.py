@@ -1,0 +1,164 @@
+"""`fleet compare` and `fleet bench`: parity and latency of model files on this machine, without a fleet."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from edgefleet_contract.errors import UserInputError
+from edgefleet_controller.cli import output
+from edgefleet_controller.cli.errors import build
+from edgefleet_controller.cli.options import duration_s
+from edgefleet_controller.cli.output import FormatOption
+
+if TYPE_CHECKING:
+    from edgefleet_controller.cli.settings import Settings
+
+EXIT_PARITY_FAILED = 3
+
+# Written out here, because `fleet --help` must not load the contract; a test compares them with it.
+PrecisionChoice = Literal["fp32", "fp16", "bf16", "int8", "int8-dynamic", "int16x8", "int4"]
+TaskChoice = Literal["classification", "detection", "embedding", "segmentation", "sequence", "regression"]
+ScenarioChoice = Literal["single-stream"]
+
+COMPARE_TIMEOUT_S = 3600.0
+"""Comparing runs every sample through two models; a larger set than an hour's is a mistake or a hang."""
+BENCH_MARGIN_S = 120.0
+"""Loading, first inference and warm-up come on top of the measurement."""
+
+PreprocessOption = Annotated[
+    str | None,
+    typer.Option(
+        "--preprocess-from",
+        metavar="MANIFEST[:MODEL]",
+        help="Prepare raw samples as this model of a manifest does. MODEL may be left out when there is one.",
+    ),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add this group's commands."""
+    app.command("compare")(compare)
+    app.command("bench")(bench)
+
+
+def compare(
+    ctx: typer.Context,
+    reference: Annotated[Path, typer.Argument(metavar="REFERENCE", show_default=False, help="A model, or .npz.")],
+    candidate: Annotated[Path, typer.Argument(metavar="CANDIDATE", show_default=False, help="A model, or .npz.")],
+    samples: Annotated[Path | None, typer.Option("--samples", help=".npz of real inputs, for two models.")] = None,
+    precision: Annotated[
+        PrecisionChoice | None, typer.Option("--precision", help="What the candidate claims. Default: read from it.")
+    ] = None,
+    task: Annotated[TaskChoice | None, typer.Option("--task", help="What the outputs mean.")] = None,
+    same_artifact: Annotated[
+        bool, typer.Option("--same-artifact", help="Both ran the same file: only arithmetic may differ.")
+    ] = False,
+    labels_key: Annotated[str, typer.Option("--labels-key", help="Array of true answers in the samples.")] = "labels",
+    preprocess_from: PreprocessOption = None,
+    form: FormatOption = "table",
+) -> None:
+    """Parity of two model files on samples, or of two .npz of outputs; exit 0 pass, 3 fail."""
+    from edgefleet_contract.evidence import ParityVerdict
+    from edgefleet_contract.job import CompareAnswer, CompareJob
+    from edgefleet_controller.cli.render_trial import comparison, draw_comparison
+    from edgefleet_controller.cli.worker import run_job
+
+    job = build(
+        CompareJob,
+        reference=_file(reference, "REFERENCE"),
+        candidate=_file(candidate, "CANDIDATE"),
+        samples=_file(samples, "--samples") if samples else None,
+        labels_key=labels_key,
+        precision=precision,
+        task=task,
+        same_artifact=same_artifact,
+        preprocess=_preprocess(preprocess_from),
+    )
+    settings: Settings = ctx.obj
+    answer = run_job(settings, job, CompareAnswer, timeout_s=COMPARE_TIMEOUT_S, doing="comparing")
+    output.emit(comparison(answer), form, lambda console: draw_comparison(console, answer))
+    if answer.verdict is ParityVerdict.WEAK:
+        output.words(f"WEAK: nothing failed, but this proves little: {answer.reason or 'too few or random samples'}")
+    if answer.verdict is ParityVerdict.FAIL:
+        check = answer.failed_check.value if answer.failed_check else "unnamed check"
+        output.words(f"parity fails at {check}: {answer.reason or 'no reason was given'}", style="red")
+        raise typer.Exit(EXIT_PARITY_FAILED)
+
+
+def bench(
+    ctx: typer.Context,
+    model: Annotated[Path, typer.Argument(metavar="MODEL", show_default=False, help="A model file.")],
+    samples: Annotated[Path, typer.Option("--samples", help=".npz of real inputs.", show_default=False)],
+    scenario: Annotated[ScenarioChoice, typer.Option("--scenario", help="As MLPerf means it.")] = "single-stream",
+    duration: Annotated[str, typer.Option("--duration", help="How long to measure: 5s, 1m.")] = "5s",
+    threads: Annotated[int, typer.Option("--threads", help="Threads the runtime may use.")] = 1,
+    preprocess_from: PreprocessOption = None,
+    form: FormatOption = "table",
+) -> None:
+    """Latency of one model file on this machine, with intervals and the conditions it was measured under."""
+    from edgefleet_contract.job import BenchAnswer, BenchJob, LatencyBudget
+    from edgefleet_controller.cli.render_trial import benchmark, draw_benchmark
+    from edgefleet_controller.cli.worker import run_job
+
+    wanted_s = duration_s(duration, "--duration")
+    budget = build(
+        LatencyBudget,
+        scenario=scenario,
+        min_duration_s=min(wanted_s, LatencyBudget().min_duration_s),
+        max_duration_s=wanted_s,
+        threads=threads,
+    )
+    job = build(
+        BenchJob,
+        model=_file(model, "MODEL"),
+        samples=_file(samples, "--samples"),
+        latency=budget,
+        preprocess=_preprocess(preprocess_from),
+    )
+    settings: Settings = ctx.obj
+    # The run may go on to 4 times its duration to reach the smallest sample (LatencyBudget).
+    timeout_s = 4 * wanted_s + BENCH_MARGIN_S
+    answer = run_job(settings, job, BenchAnswer, timeout_s=timeout_s, doing=f"measuring for {duration}")
+    output.emit(benchmark(answer, model.name), form, lambda console: draw_benchmark(console, answer, model.name))
+
+
+def _file(path: Path, what: str) -> str:
+    """Return an existing, readable file as an absolute path. Raises UserInputError naming the argument."""
+    if not path.is_file():
+        kind = "not a file" if path.exists() else "no such file"
+        raise UserInputError(f"{what}: {kind}: {path}")
+    if not os.access(path, os.R_OK):
+        raise UserInputError(f"{what}: cannot be read: {path}", next_step="check its permissions")
+    return str(path.resolve())
+
+
+def _preprocess(given: str | None) -> object:
+    """Return the preprocessing a manifest declares for a model; empty when none was asked for."""
+    if given is None:
+        return {}
+    from edgefleet_controller.load import load_manifest
+
+    file, name = split_model(given)
+    models = load_manifest(Path(file)).manifest.models
+    if name is None and len(models) > 1:
+        msg = f"--preprocess-from {given}: the manifest has {len(models)} models: {', '.join(models)}"
+        raise UserInputError(msg, next_step=f"name one: --preprocess-from {given}:{next(iter(models))}")
+    name = name or next(iter(models))
+    if name not in models:
+        raise UserInputError(f"--preprocess-from {given}: no model {name!r}; there are: {', '.join(models)}")
+    declared = models[name].preprocess
+    if isinstance(declared, str):
+        raise UserInputError(f"--preprocess-from {given}: {declared!r} is a function, which is not supported yet")
+    return declared
+
+
+def split_model(text: str) -> tuple[str, str | None]:
+    """Take `MANIFEST[:MODEL]` apart; a colon in the file's own name is kept when such a file exists."""
+    if Path(text).is_file() or ":" not in text:
+        return text, None
+    file, _, name = text.rpartition(":")
+    return file, name

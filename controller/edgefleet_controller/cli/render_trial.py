@@ -1,0 +1,102 @@
+"""Results of `fleet compare` and `fleet bench`, as JSON types and as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from edgefleet_contract.units import format_ms, format_share
+from edgefleet_controller.cli import figures
+from edgefleet_controller.cli.tables import Cell, draw
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from edgefleet_contract.evidence import Conditions, LatencyResult, OutputParity
+    from edgefleet_contract.job import BenchAnswer, CompareAnswer
+
+_BAR = 24
+
+
+def comparison(answer: CompareAnswer) -> dict[str, Any]:
+    """Return what `compare -o json` prints: verdict, first failed check, reason, and the figures, flat."""
+    data = answer.model_dump(mode="json", exclude={"kind", "parity"})
+    parity = answer.parity.model_dump(mode="json")
+    figures_of_all = {key: parity[key] for key in ("n_samples", "agreement", "worst_sqnr_db", "metric", "outputs")}
+    return {"api": "fleet/v1", **data, **figures_of_all}
+
+
+def draw_comparison(console: Console, answer: CompareAnswer) -> None:
+    """Draw the verdict and one row an output."""
+    verdict = answer.verdict.value
+    task = answer.task.value if answer.task else "not known"
+    console.print(f"parity {verdict}", style=f"bold {figures.verdict_style(verdict)}")
+    console.print(f"{answer.parity.n_samples} samples, precision {answer.precision}, task {task}", soft_wrap=True)
+    if answer.parity.metric or answer.parity.agreement is not None:
+        console.print(f"top-1 reference → candidate: {figures.metric_cell(answer.parity)}", soft_wrap=True)
+    console.print()
+    draw(
+        console,
+        ["output", "worst SQNR", "median", "tolerance", "max error", "agreement", "failed check"],
+        [_output_cells(output) for output in answer.parity.outputs],
+        right=["worst SQNR", "median", "tolerance", "max error", "agreement"],
+    )
+
+
+def _output_cells(output: OutputParity) -> Sequence[Cell]:
+    exact = "bit-exact" if output.bit_exact else None
+    failed: Cell = (output.failed_check.value, "red") if output.failed_check else figures.NONE
+    return [
+        output.name,
+        exact or _db(output.worst_sqnr_db),
+        _db(output.median_sqnr_db),
+        _db(output.tolerance_sqnr_db),
+        figures.NONE if output.max_abs_error is None else f"{output.max_abs_error:.3g}",
+        figures.NONE if output.agreement is None else format_share(output.agreement),
+        failed,
+    ]
+
+
+def _db(value_db: float | None) -> str:
+    return figures.NONE if value_db is None else f"{value_db:.1f} dB"
+
+
+def benchmark(answer: BenchAnswer, model: str) -> dict[str, Any]:
+    """Return what `bench -o json` prints: the latency figures as in `apply -o json`, and the conditions."""
+    return {
+        "api": "fleet/v1",
+        "model": model,
+        **answer.latency.model_dump(mode="json"),
+        "conditions": answer.conditions.model_dump(mode="json"),
+    }
+
+
+def draw_benchmark(console: Console, answer: BenchAnswer, model: str) -> None:
+    """Draw the percentiles with their intervals, a picture of the tail, and the conditions."""
+    latency, conditions = answer.latency, answer.conditions
+    verdict = latency.verdict.value
+    reason = f": {latency.reason}" if latency.reason else ""
+    console.print(f"{model}: latency {verdict}{reason}", style=figures.verdict_style(verdict), soft_wrap=True)
+    console.print()
+    rows = [
+        ["p50", format_ms(latency.p50_ms), figures.interval_cell(latency.ci95_p50_ms)],
+        ["p95", format_ms(latency.p95_ms), figures.interval_cell(latency.ci95_p95_ms)],
+        ["p99", format_ms(latency.p99_ms), figures.interval_cell(latency.ci95_p99_ms)],
+    ]
+    draw(console, ["", "latency", "95 % interval"], rows, right=["latency"])
+    console.print(f"0 to p99: {figures.tail_bar(latency, _BAR)}")
+    console.print()
+    for line in _conditions(latency, conditions):
+        console.print(line, soft_wrap=True)
+
+
+def _conditions(latency: LatencyResult, conditions: Conditions) -> list[str]:
+    independent = f"of which independent {latency.n_eff:.0f}"
+    start = f"load {format_ms(latency.load_ms)}, first {format_ms(latency.first_ms)}, warm-up {latency.warmup_n}"
+    machine = f"{conditions.cpu_model} ({conditions.cpu_count} CPU(s), {conditions.arch})"
+    runtime = f"{conditions.runtime} {conditions.runtime_version}, {conditions.threads} thread(s)"
+    return [
+        f"n {latency.n}, {independent}, preempted {latency.preempted_n}; {latency.duration_s:.1f} s",
+        f"{latency.scenario.value}; {start}; harness floor {format_ms(latency.harness_floor_ms)}",
+        f"{runtime}, {machine}",
+    ]
