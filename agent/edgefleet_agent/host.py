@@ -1,0 +1,85 @@
+"""What this machine is: facts read from the system, with the standard library only."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+_MAX_CPU_FEATURES = 512
+
+
+@cache
+def agent_version() -> str:
+    """Return the version of the installed distribution."""
+    try:
+        return metadata.version("edgefleet")
+    except metadata.PackageNotFoundError:
+        return "0+unknown"
+
+
+def arch() -> str:
+    """Return the machine's architecture as `uname -m` prints it."""
+    return platform.machine() or "unknown"
+
+
+def os_name() -> str:
+    """Return `linux`, `android`, `darwin` …: what selectors compare `os` with."""
+    if hasattr(sys, "getandroidapilevel"):
+        return "android"
+    return platform.system().lower() or "unknown"
+
+
+def distribution() -> str:
+    """Return the operating system's full name, such as `Debian GNU/Linux 12 (bookworm)`."""
+    try:
+        return platform.freedesktop_os_release().get("PRETTY_NAME", os_name())[:128]
+    except OSError:
+        return os_name()
+
+
+def cpu_count() -> int:
+    """Return the CPUs this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cpu_model(proc: Path = Path("/proc"), sysfs_root: Path = Path("/sys")) -> str:
+    """Return the CPU's name as the kernel tells it; boards without one give their board's name."""
+    fields = _cpuinfo(proc)
+    for key in ("model name", "Hardware", "Model", "cpu model"):
+        if fields.get(key):
+            return fields[key][:256]
+    return (board_model(sysfs_root) or platform.processor() or arch())[:256]
+
+
+def cpu_features(proc: Path = Path("/proc")) -> tuple[str, ...]:
+    """Return the instruction-set features the kernel lists, sorted."""
+    fields = _cpuinfo(proc)
+    listed = fields.get("flags") or fields.get("Features") or ""
+    return tuple(sorted(set(listed.split())))[:_MAX_CPU_FEATURES]
+
+
+def board_model(sysfs_root: Path = Path("/sys")) -> str | None:
+    """Return the board's name from the device tree, such as `NVIDIA Jetson Orin Nano`; None on PCs."""
+    try:
+        raw = (sysfs_root / "firmware/devicetree/base/model").read_bytes()
+    except OSError:
+        return None
+    return raw.rstrip(b"\x00").decode("utf-8", "replace")[:256] or None
+
+
+def _cpuinfo(proc: Path) -> dict[str, str]:
+    """Return the first value of each key of /proc/cpuinfo."""
+    try:
+        text = (proc / "cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return {}
+    fields: dict[str, str] = {}
+    for line in text.splitlines():
+        key, colon, value = line.partition(":")
+        if colon:
+            fields.setdefault(key.strip(), value.strip())
+    return fields

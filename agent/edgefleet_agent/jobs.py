@@ -1,0 +1,69 @@
+"""Starts a worker for one job. Imports no numerical library: the resident agent and the command line use it."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from pydantic import TypeAdapter
+
+from edgefleet_contract.child import ChildEnd, ChildLimits, ChildOutcome, run_child
+from edgefleet_contract.errors import WireError
+from edgefleet_contract.evidence import Verdict
+from edgefleet_contract.job import Answer, Job
+from edgefleet_contract.wire import decode_as, encode
+
+WORKER_ARGV = (sys.executable, "-m", "edgefleet_agent.worker")
+
+_ANSWER: TypeAdapter[Answer] = TypeAdapter(Answer)
+_VERDICTS = {
+    ChildEnd.CRASHED: Verdict.CRASHED,
+    ChildEnd.EXITED: Verdict.CRASHED,
+    ChildEnd.GARBAGE: Verdict.CRASHED,
+    ChildEnd.TIMEOUT: Verdict.TIMEOUT,
+    ChildEnd.OUT_OF_MEMORY: Verdict.OUT_OF_MEMORY,
+}
+
+
+@dataclass(frozen=True)
+class JobDeath:
+    """A worker ended without an answer."""
+
+    outcome: ChildOutcome
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """Return what that says of the artifact tried; None when the job was cancelled, which says nothing."""
+        return _VERDICTS.get(self.outcome.end)
+
+    @property
+    def reason(self) -> str:
+        """Return how the worker ended, for people."""
+        return f"the worker {self.outcome.reason}"
+
+
+def run_job(
+    job: Job,
+    limits: ChildLimits,
+    *,
+    cancelled: threading.Event | None = None,
+    on_started: Callable[[int], None] | None = None,
+) -> Answer | JobDeath:
+    """Run a job in a worker process and wait for its answer or its death.
+
+    Args:
+        job: what to do.
+        limits: bounds on the worker's time and memory.
+        cancelled: when set, the worker is killed.
+        on_started: called with the worker's pid.
+    """
+    outcome = run_child(WORKER_ARGV, encode(job), limits, cancelled=cancelled, on_started=on_started)
+    if outcome.answer is None:
+        return JobDeath(outcome)
+    try:
+        return decode_as(_ANSWER, outcome.answer)
+    except WireError as error:
+        reason = f"answered garbage: {error}"
+        return JobDeath(replace(outcome, end=ChildEnd.GARBAGE, answer=None, reason=reason))

@@ -1,0 +1,111 @@
+"""Reads an ONNX file's operators and weight types straight from its protobuf bytes, without the `onnx` package.
+
+The agent has no `onnx`; to tell which precision a file claims, a walk over five fields is enough.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from edgefleet_contract.job import ClaimedPrecision
+
+# Field numbers of onnx.proto: ModelProto.graph, GraphProto.node and .initializer, NodeProto.op_type,
+# TensorProto.data_type.
+_GRAPH, _NODE, _INITIALIZER, _OP_TYPE, _DATA_TYPE = 7, 1, 5, 4, 2
+_FLOAT16, _BFLOAT16 = 10, 16
+_DYNAMIC_OPS = frozenset({"DynamicQuantizeLinear", "MatMulInteger", "ConvInteger", "DynamicQuantizeMatMul"})
+_STATIC_OPS = frozenset({"QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "QGemm"})
+_INT4_OPS = frozenset({"MatMulNBits"})
+_MAX_VARINT_BYTES = 10
+
+Field = tuple[int, int | tuple[int, int]]
+"""Field number, and its value: an integer, or the (start, stop) of its bytes."""
+
+
+class _DamagedError(Exception):
+    """Not a protobuf message."""
+
+
+def claimed_precision(path: Path) -> ClaimedPrecision:
+    """Return the precision a model file claims by its operators and weights; `fp32` when nothing says otherwise.
+
+    Operators of dynamic quantisation mean `int8-dynamic`, other quantisation `int8`, half-precision weights `fp16`
+    or `bf16`. Looks at the main graph only.
+    """
+    try:
+        with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            ops, weight_types = _scan(data)
+    except (_DamagedError, OSError, ValueError):
+        return "fp32"
+    if ops & _INT4_OPS:
+        return "int4"
+    if ops & _DYNAMIC_OPS:
+        return "int8-dynamic"
+    if ops & _STATIC_OPS:
+        return "int8"
+    if weight_types[_FLOAT16] or weight_types[_BFLOAT16]:
+        return "fp16" if weight_types[_FLOAT16] >= weight_types[_BFLOAT16] else "bf16"
+    return "fp32"
+
+
+def _scan(data: mmap.mmap) -> tuple[set[str], Counter[int]]:
+    ops: set[str] = set()
+    weight_types: Counter[int] = Counter()
+    for number, graph in _fields(data, 0, len(data)):
+        if number != _GRAPH or isinstance(graph, int):
+            continue
+        for kind, part in _fields(data, *graph):
+            if isinstance(part, int):
+                continue
+            if kind == _NODE:
+                ops.update(_texts(data, part, _OP_TYPE))
+            elif kind == _INITIALIZER:
+                weight_types.update(_numbers(data, part, _DATA_TYPE))
+    return ops, weight_types
+
+
+def _texts(data: mmap.mmap, span: tuple[int, int], wanted: int) -> Iterator[str]:
+    for number, value in _fields(data, *span):
+        if number == wanted and not isinstance(value, int):
+            yield data[value[0] : value[1]].decode("utf-8", "replace")
+
+
+def _numbers(data: mmap.mmap, span: tuple[int, int], wanted: int) -> Iterator[int]:
+    return (value for number, value in _fields(data, *span) if number == wanted and isinstance(value, int))
+
+
+def _fields(data: mmap.mmap, start: int, stop: int) -> Iterator[Field]:
+    """Yield the fields of the message at `start` to `stop`; skips over bytes without reading them."""
+    at = start
+    while at < stop:
+        key, at = _varint(data, at, stop)
+        number, wire_type = key >> 3, key & 7
+        if wire_type == 0:
+            value, at = _varint(data, at, stop)
+            yield number, value
+            continue
+        if wire_type == 2:
+            length, at = _varint(data, at, stop)
+        elif wire_type in {1, 5}:
+            length = 8 if wire_type == 1 else 4
+        else:
+            raise _DamagedError
+        if at + length > stop:
+            raise _DamagedError
+        yield number, (at, at + length)
+        at += length
+
+
+def _varint(data: mmap.mmap, at: int, stop: int) -> tuple[int, int]:
+    value = 0
+    for index in range(_MAX_VARINT_BYTES):
+        if at + index >= stop:
+            raise _DamagedError
+        byte = data[at + index]
+        value |= (byte & 0x7F) << (7 * index)
+        if byte < 0x80:
+            return value, at + index + 1
+    raise _DamagedError

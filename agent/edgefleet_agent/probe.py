@@ -1,0 +1,91 @@
+"""Finds out what this device is and can do. Safe in the resident process: runtimes are loaded in a child only."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from edgefleet_agent import host
+from edgefleet_agent.jobs import JobDeath, run_job
+from edgefleet_agent.sensors.find import energy_unmeasured_reason, find_sensors
+from edgefleet_contract.base import clip_reason
+from edgefleet_contract.child import ChildLimits
+from edgefleet_contract.job import ErrorAnswer, ProbeAnswer, ProbeJob
+from edgefleet_contract.profile import EngineProbe, ProbeStatus, Profile
+from edgefleet_contract.variant import ENGINES
+
+PROBE_LIMITS = ChildLimits(timeout_s=60.0, memory_bytes=1024**3)
+"""Importing a runtime from a slow card takes tens of seconds at worst."""
+
+_BOARDS = (("NVIDIA Jetson", "jetson"), ("Raspberry Pi", "raspberry-pi"), ("Coral", "coral"))
+_IN_CHILD_RUNTIMES = ("ort",)
+"""Runtimes whose library the probe loads, so whose fault a dead probe can be."""
+
+
+def probe_profile(
+    site: str,
+    device: str,
+    labels: Mapping[str, str],
+    engines: tuple[EngineProbe, ...],
+    sysfs_root: Path = Path("/sys"),
+    disk: Path = Path("/"),
+) -> Profile:
+    """Return what this device is.
+
+    Args:
+        site: the site's name.
+        device: the device's name.
+        labels: labels the operator gave; they win over those found out here (`board`).
+        engines: what `probe_engines_in_child` found.
+        sysfs_root: where sysfs is mounted.
+        disk: a folder on the disk whose free space counts.
+    """
+    import psutil
+
+    sensors = find_sensors(sysfs_root)
+    return Profile(
+        device=device,
+        site=site,
+        agent_version=host.agent_version(),
+        arch=host.arch(),
+        os=host.os_name(),
+        kernel=platform.release()[:128],
+        python_version=platform.python_version(),
+        cpu_model=host.cpu_model(sysfs_root=sysfs_root),
+        cpu_count=host.cpu_count(),
+        cpu_features=host.cpu_features(),
+        memory_bytes=psutil.virtual_memory().total,
+        disk_free_bytes=shutil.disk_usage(disk).free,
+        engines=engines,
+        sensors=sensors,
+        energy_unmeasured_reason=energy_unmeasured_reason(sensors),
+        labels={**_board_label(sysfs_root), **labels},
+    )
+
+
+def _board_label(sysfs_root: Path) -> dict[str, str]:
+    model = host.board_model(sysfs_root) or ""
+    return next(({"board": label} for sign, label in _BOARDS if sign in model), {})
+
+
+def probe_engines_in_child(test_runtimes: bool, *, limits: ChildLimits = PROBE_LIMITS) -> tuple[EngineProbe, ...]:
+    """Return which engines work here, by loading each runtime in a child process.
+
+    A probe that dies or fails makes its engines `broken`, with the reason: a bug is never "not available".
+    """
+    answer = run_job(ProbeJob(test_runtimes=test_runtimes), limits)
+    if isinstance(answer, ProbeAnswer):
+        return answer.engines
+    if isinstance(answer, (JobDeath, ErrorAnswer)):
+        return _all_broken(f"probing failed: {answer.reason}")
+    return _all_broken(f"probing failed: the worker answered {answer.kind}")
+
+
+def _all_broken(reason: str) -> tuple[EngineProbe, ...]:
+    return tuple(
+        EngineProbe(target=f"{runtime}/{engine}", status=ProbeStatus.BROKEN, reason=clip_reason(reason))
+        for runtime in _IN_CHILD_RUNTIMES
+        for engine in ENGINES[runtime]
+    )

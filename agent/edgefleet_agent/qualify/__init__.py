@@ -1,0 +1,1 @@
+"""Qualification: the on-device trial of one artifact."""

@@ -1,0 +1,89 @@
+"""The port every runtime implements, and how it says that it cannot do something."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+from edgefleet_contract.artifact import TensorSpec
+from edgefleet_contract.errors import DeviceError
+from edgefleet_contract.evidence import PlacementResult
+from edgefleet_contract.profile import EngineProbe
+from edgefleet_contract.variant import Variant
+
+Array = NDArray[Any]
+Feeds = Mapping[str, Array]
+"""Model input name → array exactly as the runtime takes it."""
+
+
+class LoadFailedError(DeviceError):
+    """The runtime refused the model file: damaged, not a model, or inconsistent."""
+
+
+class UnsupportedError(DeviceError):
+    """The device, its runtime or this version cannot run the variant or the model at all."""
+
+
+class InferenceFailedError(DeviceError):
+    """The model loaded, and an inference failed."""
+
+
+class Session(Protocol):
+    """One loaded model."""
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """What the model declares to take."""
+        ...
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """What the model declares to give. Declared shapes may lie; run-time shapes are the truth."""
+        ...
+
+    def run(self, feeds: Feeds) -> dict[str, Array]:
+        """Return the outputs by name. Raises InferenceFailedError."""
+        ...
+
+    def bind(self, feeds: Feeds) -> Callable[[], object]:
+        """Return a call that infers on `feeds` into preallocated outputs, with as little around it as there can be."""
+        ...
+
+    def placement(self) -> PlacementResult | None:
+        """Return where operators run, read back from the runtime; None when it does not tell."""
+        ...
+
+    def close(self) -> None:
+        """Free the model. The session is not used afterwards."""
+        ...
+
+
+class Runtime(Protocol):
+    """One inference library."""
+
+    @property
+    def version(self) -> str:
+        """The library's version."""
+        ...
+
+    def probe(self) -> tuple[EngineProbe, ...]:
+        """Return, for each engine of this runtime, whether it works here and if not, why not."""
+        ...
+
+    def load(self, path: Path, *, variant: Variant, threads: int, spinning: bool) -> Session:
+        """Load a model file.
+
+        Args:
+            path: the model file.
+            variant: engine and precision asked for.
+            threads: threads inside one operator; operators run one after the other.
+            spinning: whether idle threads spin (faster, at several times the CPU and energy) or sleep.
+
+        Raises:
+            LoadFailedError: the file is damaged or not a model of this runtime.
+            UnsupportedError: the runtime has no kernel, opset or engine for it.
+        """
+        ...

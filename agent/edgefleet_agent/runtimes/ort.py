@@ -1,0 +1,222 @@
+"""ONNX Runtime on the CPU."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from pydantic import ValidationError
+
+from edgefleet_agent.runtimes.base import (
+    Array,
+    Feeds,
+    InferenceFailedError,
+    LoadFailedError,
+    UnsupportedError,
+)
+from edgefleet_agent.runtimes.ort_placement import OrtHandle, read_placement
+from edgefleet_contract.artifact import Dim, DType, TensorSpec
+from edgefleet_contract.base import clip_reason
+from edgefleet_contract.errors import DeviceError
+from edgefleet_contract.evidence import PlacementResult
+from edgefleet_contract.profile import EngineProbe, ProbeStatus
+from edgefleet_contract.variant import ENGINES, Variant
+
+_PROVIDER = "CPUExecutionProvider"
+_QUIET = 3
+"""Log severity: errors only. Warnings about models are the builder's concern, and standard error is kept short."""
+
+_DTYPES: dict[str, DType] = {
+    "double": "float64", "float": "float32", "float16": "float16", "int64": "int64", "int32": "int32",
+    "int16": "int16", "int8": "int8", "uint64": "uint64", "uint32": "uint32", "uint16": "uint16", "uint8": "uint8",
+    "bool": "bool",
+}  # fmt: skip
+
+_UNSUPPORTED_SIGNS = (
+    "NOT_IMPLEMENTED",
+    "is not a registered function/op",
+    "Unsupported model IR version",
+    "ONNX Runtime only *guarantees* support",
+)
+"""What ONNX Runtime 1.23 to 1.32 says when the file is sound but it has no opset, operator or kernel for it."""
+
+_MEMORY_SIGNS = ("bad_alloc", "Failed to allocate memory")
+_NOISE = re.compile(r"^\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : |/onnxruntime_src/\S+ .*?\) (?=[A-Z])")
+
+_PROBE_MODEL = bytes.fromhex(
+    "08073a370a100a017812017922084964656e746974791201675a0f0a0178120a0a08080112040a020801620f0a0179120a0a0808011204"
+    "0a02080142040a00100d"
+)
+"""An ONNX model of one Identity node, opset 13, `x` float32[1] → `y`: the smallest thing that proves an engine runs."""
+
+
+class OrtRuntime:
+    """ONNX Runtime; of its engines this version uses the CPU."""
+
+    @property
+    def version(self) -> str:
+        """The library's version."""
+        import onnxruntime
+
+        return str(onnxruntime.__version__)
+
+    def probe(self) -> tuple[EngineProbe, ...]:
+        """Return what works here. The CPU engine is proven by an inference, not by what the library claims."""
+        others = tuple(
+            EngineProbe(
+                target=f"ort/{engine}",
+                status=ProbeStatus.MISSING,
+                reason="this version of the agent runs ONNX Runtime on the CPU only",
+            )
+            for engine in ENGINES["ort"]
+            if engine != "cpu"
+        )
+        return (self._probe_cpu(), *others)
+
+    def _probe_cpu(self) -> EngineProbe:
+        target = "ort/cpu"
+        try:
+            version = self.version
+        except ModuleNotFoundError:
+            reason = "onnxruntime is not installed; install edgefleet[agent,ort]"
+            return EngineProbe(target=target, status=ProbeStatus.MISSING, reason=reason)
+        except ImportError as error:
+            reason = clip_reason(f"onnxruntime does not import: {error}")
+            return EngineProbe(target=target, status=ProbeStatus.BROKEN, reason=reason)
+        try:
+            session = OrtSession(_open(_PROBE_MODEL, threads=1, spinning=False))
+            session.run({"x": np.zeros(1, np.float32)})
+        except DeviceError as error:
+            reason = clip_reason(f"the probe model does not run: {error}")
+            return EngineProbe(target=target, status=ProbeStatus.BROKEN, version=version, reason=reason)
+        return EngineProbe(target=target, status=ProbeStatus.AVAILABLE, version=version)
+
+    def load(self, path: Path, *, variant: Variant, threads: int, spinning: bool) -> OrtSession:
+        """Load a model file. Arguments and errors as `Runtime.load`."""
+        if variant.engine != "cpu":
+            msg = f"{variant}: this version of the agent runs ONNX Runtime on the CPU only"
+            raise UnsupportedError(msg)
+        return OrtSession(_open(path, threads=threads, spinning=spinning))
+
+
+class OrtSession:
+    """One model loaded by ONNX Runtime."""
+
+    def __init__(self, session: OrtHandle) -> None:
+        self._session = session
+        self._inputs = tuple(_spec(node) for node in session.get_inputs())
+        self._outputs = tuple(_spec(node) for node in session.get_outputs())
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """What the model declares to take."""
+        return self._inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """What the model declares to give."""
+        return self._outputs
+
+    def run(self, feeds: Feeds) -> dict[str, Array]:
+        """Return the outputs by name. Raises InferenceFailedError."""
+        try:
+            values = self._session.run(None, dict(feeds))
+        except Exception as error:  # the vendor's exceptions have no common base
+            raise _inference_failed(error) from error
+        return {spec.name: np.asarray(value) for spec, value in zip(self._outputs, values, strict=True)}
+
+    def bind(self, feeds: Feeds) -> Callable[[], object]:
+        """Return a call that infers on `feeds` into preallocated outputs.
+
+        The wrapper's own `run_with_iobinding` costs more than a tiny model; the call under it (2.15 µs around an
+        empty model) is used where this version has it.
+        """
+        from onnxruntime import OrtValue
+
+        binding = self._session.io_binding()
+        for name, value in feeds.items():
+            binding.bind_ortvalue_input(name, OrtValue.ortvalue_from_numpy(np.asarray(value, order="C")))
+        for name, value in self.run(feeds).items():
+            binding.bind_ortvalue_output(name, OrtValue.ortvalue_from_numpy(np.asarray(value, order="C")))
+        inner = getattr(getattr(self._session, "_sess", None), "run_with_iobinding", None)
+        inner_binding = getattr(binding, "_iobinding", None)
+        if inner is not None and inner_binding is not None:
+            return functools.partial(inner, inner_binding, None)
+        return functools.partial(self._session.run_with_iobinding, binding)
+
+    def placement(self) -> PlacementResult | None:
+        """Return where operators run, read back from the runtime."""
+        return read_placement(self._session, wanted=_PROVIDER)
+
+    def close(self) -> None:
+        """Free the model."""
+        del self._session
+
+
+RUNTIME = OrtRuntime()
+
+
+def _open(source: Path | bytes, *, threads: int, spinning: bool) -> OrtHandle:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.log_severity_level = _QUIET
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spinning else "0")
+    # Read by versions from 1.24 on; older ones ignore it.
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    model = source if isinstance(source, bytes) else str(source)
+    try:
+        return onnxruntime.InferenceSession(model, options, providers=[_PROVIDER])
+    except Exception as error:  # damaged files raise anything, UnicodeDecodeError included
+        raise _load_failed(error, source) from error
+
+
+def _load_failed(error: Exception, source: Path | bytes) -> DeviceError:
+    text = str(error)
+    if any(sign in text for sign in _MEMORY_SIGNS):
+        raise MemoryError(text)
+    name = source.name if isinstance(source, Path) else "the model"
+    said = _tidy(text, source) or type(error).__name__
+    if any(sign in text for sign in _UNSUPPORTED_SIGNS):
+        return UnsupportedError(clip_reason(f"ONNX Runtime cannot run {name}: {said}"))
+    return LoadFailedError(clip_reason(f"ONNX Runtime cannot load {name}: {said}"))
+
+
+def _inference_failed(error: Exception) -> InferenceFailedError:
+    text = str(error)
+    if any(sign in text for sign in _MEMORY_SIGNS):
+        raise MemoryError(text)
+    return InferenceFailedError(clip_reason(f"an inference failed: {_tidy(text, b'') or type(error).__name__}"))
+
+
+def _tidy(text: str, source: Path | bytes) -> str:
+    """Return the vendor's message without its code prefix, its source locations and this machine's folders."""
+    if isinstance(source, Path):
+        text = text.replace(str(source), source.name)
+    return _NOISE.sub("", _NOISE.sub("", text)).strip()
+
+
+def _spec(node: OrtHandle) -> TensorSpec:
+    match = re.fullmatch(r"tensor\((\w+)\)", node.type)
+    dtype = _DTYPES.get(match[1]) if match else None
+    if dtype is None:
+        msg = f"tensor {node.name!r} is of type {node.type}; this version takes tensors of: {', '.join(_DTYPES)}"
+        raise UnsupportedError(clip_reason(msg))
+    try:
+        return TensorSpec(name=node.name, dtype=dtype, shape=tuple(_dim(size) for size in node.shape))
+    except ValidationError as error:
+        msg = f"tensor {node.name[:200]!r} has a name or shape outside our bounds"
+        raise UnsupportedError(msg) from error
+
+
+def _dim(size: object) -> Dim:
+    if isinstance(size, int) and 0 <= size < 2**31:
+        return size
+    return size[:128] if isinstance(size, str) and size else "?"
