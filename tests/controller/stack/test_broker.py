@@ -55,7 +55,7 @@ class Client:
     def __init__(self, port: int, name: str, *, subscribe: str | None = None, will: str | None = None) -> None:
         self.messages: Queue[mqtt.MQTTMessage] = Queue()
         self._ready = threading.Event()
-        self.client: Any = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=name, protocol=mqtt.MQTTv5)
+        self.client = self._make(name)
         self.client.on_socket_open = lambda _c, _u, s: s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.client.on_message = lambda _c, _u, message: self.messages.put(message)
         self.client.on_subscribe = lambda *_: self._ready.set()
@@ -65,6 +65,10 @@ class Client:
         self.client.connect("127.0.0.1", port)
         self.client.loop_start()
         assert self._ready.wait(10)
+
+    @staticmethod
+    def _make(name: str) -> Any:
+        return mqtt.Client(CallbackAPIVersion.VERSION2, client_id=name, protocol=mqtt.MQTTv5)
 
     def send(self, topic: str, payload: bytes, *, retain: bool = False, **properties: object) -> None:
         extra: Any = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
