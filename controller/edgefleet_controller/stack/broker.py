@@ -14,7 +14,6 @@ from pathlib import Path
 
 from edgefleet_contract.child import exit_when_closed
 from edgefleet_contract.errors import UserInputError
-
 from edgefleet_controller.stack.ports import LOOPBACK, require_port
 
 MAX_PAYLOAD_BYTES = 1024**2

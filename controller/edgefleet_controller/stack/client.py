@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import httpx
+from pydantic import ValidationError
+
 from edgefleet_contract.base import Record
 from edgefleet_contract.errors import EdgefleetError, InternalError, TransportError, UserInputError
 from edgefleet_contract.units import format_bytes
-from pydantic import ValidationError
-
 from edgefleet_controller import api
 from edgefleet_controller.stack.operations import MAX_BLOB_BYTES, decode_error
 

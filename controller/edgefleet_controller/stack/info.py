@@ -9,10 +9,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from edgefleet_contract.base import Record
-from edgefleet_contract.errors import DeviceError
 from pydantic import ValidationError
 
+from edgefleet_contract.base import Record
+from edgefleet_contract.errors import DeviceError
 from edgefleet_controller.stack.home import FleetHome
 from edgefleet_controller.stack.lock import LockHolder, holder
 

@@ -15,7 +15,6 @@ from edgefleet_contract.errors import (
     TransportError,
     UserInputError,
 )
-
 from edgefleet_controller import api
 
 MAX_BODY_BYTES = 2 * 1024**2

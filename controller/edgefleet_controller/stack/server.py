@@ -24,9 +24,6 @@ from typing import Any, TypeVar
 import anyio
 import anyio.to_thread
 import uvicorn
-from edgefleet_contract.base import Record
-from edgefleet_contract.errors import EdgefleetError, InternalError, UserInputError
-from edgefleet_contract.units import format_bytes
 from pydantic import ValidationError
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -35,6 +32,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from edgefleet_contract.base import Record
+from edgefleet_contract.errors import EdgefleetError, InternalError, UserInputError
+from edgefleet_contract.units import format_bytes
 from edgefleet_controller.api import FleetApi, RevisionQuery, RevisionStatus
 from edgefleet_controller.stack.operations import MAX_BLOB_BYTES, MAX_BODY_BYTES, OPERATIONS, encode_error
 from edgefleet_controller.stack.ports import LOOPBACK

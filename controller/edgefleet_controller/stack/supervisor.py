@@ -15,7 +15,6 @@ from types import FrameType
 from typing import Self
 
 from edgefleet_contract.errors import DeviceError, EdgefleetError, TransportError
-
 from edgefleet_controller.api import Empty
 from edgefleet_controller.stack.client import HttpApi, is_healthy
 from edgefleet_controller.stack.home import FleetHome
