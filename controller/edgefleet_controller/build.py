@@ -1,0 +1,352 @@
+"""Builds: from checked models to artifacts, each made once.
+
+Importing this module is cheap: numpy, onnx and onnxruntime live in child processes only.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from edgefleet_contract.artifact import ArtifactDocument, ArtifactFile, FileRole, IoContract, TensorSpec
+from edgefleet_contract.base import clip_reason, hex_of
+from edgefleet_contract.desired import Candidate
+from edgefleet_contract.evidence import ParityVerdict, Verdict
+from edgefleet_contract.job import CompareJob, OutputsJob
+from edgefleet_contract.manifest import ModelSpec
+from edgefleet_contract.report import Tried
+from edgefleet_contract.variant import parse_variant
+from edgefleet_controller.api import FileRef
+from edgefleet_controller.blobs import BlobStore
+from edgefleet_controller.compile import archive, steps
+from edgefleet_controller.compile.check import Checker
+from edgefleet_controller.compile.key import build_key, check_key, tool_versions
+from edgefleet_controller.compile.locks import locked
+from edgefleet_controller.compile.protocol import BuildAnswer, BuildRequest, OptionValue
+from edgefleet_controller.compile.records import (
+    BuildCache,
+    BuildRecord,
+    Built,
+    CheckedModel,
+    MemoryBuildCache,
+    NotBuilt,
+)
+from edgefleet_controller.compile.registry import buildable, target_of
+from edgefleet_controller.compile.steps import StepError, StepLimits
+
+__all__ = [
+    "BuildCache",
+    "BuildProgress",
+    "BuildRecord",
+    "Builder",
+    "Built",
+    "CheckedModel",
+    "MemoryBuildCache",
+    "NotBuilt",
+    "StepLimits",
+]
+
+BuildProgress = Callable[[str, str, str, float, float], None]
+"""Called with stage (`build`), key (`digits ort/cpu/int8`), text, steps done and steps in all; from several threads."""
+
+_STEPS_N = 4.0
+_SOURCE_VARIANT = "ort/cpu/fp32"
+_SOURCE, _SAMPLES, _CALIBRATION, _MODEL = "source.onnx", "samples.npz", "calibration.npz", "model.onnx"
+_SOURCE_OUTPUTS, _ARTIFACT_OUTPUTS = "source_outputs.npz", "artifact_outputs.npz"
+
+
+class Builder:
+    """Checks models and builds their variants.
+
+    Safe for threads, and for several processes on one folder: a key is built once at a time.
+
+    Args:
+        blobs: where the user's files are and artifacts go.
+        cache: where builds are remembered.
+        work_dir: for scratch folders, locks and reproduce folders; on the file system of the blobs for hard links.
+        limits: bounds on each child process.
+        now_ns: Unix time, in nanoseconds.
+        monotonic_s: a clock for durations, in seconds.
+    """
+
+    def __init__(
+        self,
+        blobs: BlobStore,
+        cache: BuildCache,
+        work_dir: Path,
+        limits: StepLimits | None = None,
+        *,
+        now_ns: Callable[[], int] = time.time_ns,
+        monotonic_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._blobs = blobs
+        self._cache = cache
+        self._work_dir = work_dir
+        self._limits = limits or StepLimits()
+        self._now_ns = now_ns
+        self._monotonic_s = monotonic_s
+        self._checker = Checker(blobs, work_dir, self._limits)
+
+    def check(self, name: str, spec: ModelSpec, files: Mapping[str, FileRef]) -> CheckedModel:
+        """Check a model with its samples; see `Checker.check`. Raises UserInputError."""
+        return self._checker.check(name, spec, files)
+
+    def key(self, checked: CheckedModel, variant: str) -> str:
+        """Return the build key of a variant: a plan asks the cache with it whether there is something to build."""
+        return build_key(
+            model=checked.name,
+            source=checked.source,
+            samples=checked.samples,
+            calibration=checked.calibration,
+            preprocess=checked.preprocess,
+            task=checked.task.value if checked.task else None,
+            variant=variant,
+            tools=tool_versions(),
+        )
+
+    def cached(self, checked: CheckedModel, variant: str) -> Built | NotBuilt | None:
+        """Return what a build of this variant came to before, or None where it must be run."""
+        key = self.key(checked, variant)
+        record = self._cache.find_build(key)
+        if record is None:
+            return None
+        if record.artifact is None:
+            tried = Tried(variant=variant, verdict=record.verdict, reason=record.reason or "it failed before")
+            return NotBuilt(key=key, model=checked.name, tried=tried, cached=True)
+        if not self._blobs.has(record.artifact):
+            return None
+        document = ArtifactDocument.model_validate_json(self._blobs.read(record.artifact))
+        if not all(self._blobs.has(file.digest) for file in document.files):
+            return None
+        return _built(key, document, duration_s=record.duration_s, cached=True)
+
+    def build(self, checked: CheckedModel, variant: str, on_progress: BuildProgress | None = None) -> Built | NotBuilt:
+        """Build one variant, or return what it came to before.
+
+        A model that cannot be built, and a child that crashes, hangs or runs out of memory, is a `NotBuilt`. Only
+        failures that the inputs decide are remembered.
+
+        Raises:
+            StorageError: blobs cannot be written.
+        """
+        reason = buildable(parse_variant(variant))
+        if reason is not None:
+            tried = Tried(variant=variant, verdict=Verdict.UNSUPPORTED, reason=reason)
+            return NotBuilt(key=None, model=checked.name, tried=tried)
+        known = self.cached(checked, variant)
+        if known is not None:
+            return known
+        key = self.key(checked, variant)
+        with locked(self._work_dir / "locks" / hex_of(key)):
+            known = self.cached(checked, variant)  # another may have built it while this one waited
+            return known if known is not None else self._build(checked, variant, key, on_progress or _silent)
+
+    def build_all(
+        self, items: Sequence[tuple[CheckedModel, str]], on_progress: BuildProgress, workers: int = 2
+    ) -> list[Built | NotBuilt]:
+        """Build several variants at once; the answers are in the order of `items`. Raises as `build`."""
+        with ThreadPoolExecutor(max_workers=max(1, workers), thread_name_prefix="build") as pool:
+            return list(pool.map(lambda item: self.build(item[0], item[1], on_progress), items))
+
+    def _build(self, checked: CheckedModel, variant: str, key: str, on_progress: BuildProgress) -> Built | NotBuilt:
+        started_s = self._monotonic_s()
+        shown = f"{checked.name} {variant}"
+
+        def tell(text: str, done_n: int) -> None:
+            on_progress("build", shown, text, float(done_n), _STEPS_N)
+
+        with TemporaryDirectory(prefix="build-", dir=self._work_dir) as folder:
+            try:
+                document = self._make(checked, variant, key, Path(folder), tell)
+            except StepError as error:
+                tell(f"failed: {error.message[:300]}", int(_STEPS_N))
+                return self._failed(checked, variant, key, error, Path(folder), self._monotonic_s() - started_s)
+        self._blobs.put_bytes(document.canonical_json())
+        duration_s = self._monotonic_s() - started_s
+        self._cache.put_artifact(document, self._now_ns())
+        self._cache.record_build(_record(checked, variant, key, Verdict.QUALIFIED, duration_s, document.digest))
+        tell("built", int(_STEPS_N))
+        return _built(key, document, duration_s=duration_s, cached=False)
+
+    def _failed(
+        self, checked: CheckedModel, variant: str, key: str, error: StepError, work: Path, duration_s: float
+    ) -> NotBuilt:
+        reason = clip_reason(error.message)
+        reproduce = None
+        if error.lasting:
+            self._cache.record_build(_record(checked, variant, key, error.verdict, duration_s, reason=reason))
+        if error.verdict is not Verdict.UNSUPPORTED:
+            folder = self._work_dir / "reproduce" / hex_of(key)[:16]
+            steps.keep_for_reproduction(error.command, work, folder)
+            reproduce = str(folder)
+        tried = Tried(variant=variant, verdict=error.verdict, reason=reason)
+        return NotBuilt(key=key, model=checked.name, tried=tried, reproduce=reproduce)
+
+    def _make(
+        self, checked: CheckedModel, variant: str, key: str, work: Path, tell: Callable[[str, int], None]
+    ) -> ArtifactDocument:
+        for digest, name in (
+            (checked.source, _SOURCE),
+            (checked.samples, _SAMPLES),
+            (checked.calibration, _CALIBRATION),
+        ):
+            self._blobs.materialise(digest, work / name)
+        tell("making the model file", 0)
+        made = steps.build(_build_request(checked, variant, work), self._limits)
+        tell("running the source on its samples", 1)
+        files = [
+            self._keep(work / _MODEL, FileRole.MODEL),
+            self._file(checked.samples, _SAMPLES, FileRole.SAMPLES),
+            self._file(self._source_outputs(checked, work), _SOURCE_OUTPUTS, FileRole.SOURCE_OUTPUTS),
+        ]
+        options: dict[str, OptionValue] = dict(made.options)
+        if target_of(parse_variant(variant)).check_on_host:
+            tell("running the artifact on its samples", 2)
+            files.append(self._artifact_outputs(checked, variant, work))
+            tell("comparing the two", 3)
+            options["host_parity"] = self._host_parity(checked, variant, work)
+        return _document(checked, variant, key, made, files, options)
+
+    def _source_outputs(self, checked: CheckedModel, work: Path) -> str:
+        """Return the blob of the source's outputs, made once for all variants; it lies in `work` afterwards."""
+        path = work / _SOURCE_OUTPUTS
+        transforms = {name: each.model_dump(mode="json") for name, each in checked.preprocess.items()}
+        parts = {"what": "source-outputs", "source": checked.source, "samples": checked.samples, "by": transforms}
+        kept = self._work_dir / "outputs" / hex_of(check_key(parts, tool_versions()))
+        with locked(kept.with_suffix(".lock")):
+            digest = kept.read_text(encoding="ascii") if kept.exists() else ""
+            if not digest or not self._blobs.has(digest):
+                self._run(checked, _SOURCE_VARIANT, work / _SOURCE, path)
+                digest = self._blobs.put_file(path)
+                kept.write_text(digest, encoding="ascii")
+        self._blobs.materialise(digest, path)
+        return digest
+
+    def _artifact_outputs(self, checked: CheckedModel, variant: str, work: Path) -> ArtifactFile:
+        self._run(checked, variant, work / _MODEL, work / _ARTIFACT_OUTPUTS)
+        return self._keep(work / _ARTIFACT_OUTPUTS, FileRole.ARTIFACT_OUTPUTS)
+
+    def _run(self, checked: CheckedModel, variant: str, model: Path, out: Path) -> None:
+        job = OutputsJob(
+            model=str(model),
+            variant=variant,
+            samples=str(out.with_name(_SAMPLES)),
+            preprocess=checked.preprocess,
+            out=str(out),
+        )
+        steps.outputs(job, self._limits)
+        canonical = archive.repack(out)
+        out.unlink()
+        out.write_bytes(canonical)
+
+    def _host_parity(self, checked: CheckedModel, variant: str, work: Path) -> str:
+        """Return the verdict; a failing one is a `StepError`, so the artifact goes nowhere."""
+        precision = parse_variant(variant).precision
+        job = CompareJob.model_validate(
+            {
+                "reference": str(work / _SOURCE_OUTPUTS),
+                "candidate": str(work / _ARTIFACT_OUTPUTS),
+                "samples": str(work / _SAMPLES),
+                "precision": precision,
+                "task": checked.task,
+                "preprocess": checked.preprocess,
+            }
+        )
+        answer = steps.compare(job, self._limits)
+        if answer.verdict is ParityVerdict.FAIL:
+            check = f" ({answer.failed_check.value})" if answer.failed_check else ""
+            message = f"parity with the source failed on the builder{check}: {answer.reason or 'no reason given'}"
+            command = steps.Command(steps.WORKER_ARGV, job.model_dump_json().encode())
+            raise StepError(Verdict.BUILD_FAILED, clip_reason(message), command, lasting=True)
+        return str(answer.verdict.value)
+
+    def _keep(self, path: Path, role: FileRole) -> ArtifactFile:
+        return self._file(self._blobs.put_file(path), path.name, role)
+
+    def _file(self, digest: str, name: str, role: FileRole) -> ArtifactFile:
+        return ArtifactFile(name=name, role=role, size_bytes=self._blobs.size_bytes(digest), digest=digest)
+
+
+def _silent(stage: str, key: str, text: str, done: float, total: float) -> None:
+    """Tell nobody."""
+
+
+def _build_request(checked: CheckedModel, variant: str, work: Path) -> BuildRequest:
+    scratch = work / "scratch"
+    scratch.mkdir()
+    return BuildRequest(
+        model=checked.name,
+        variant=variant,
+        source=str(work / _SOURCE),
+        samples=str(work / _SAMPLES),
+        calibration=str(work / _CALIBRATION),
+        preprocess=checked.preprocess,
+        out=str(work / _MODEL),
+        work_dir=str(scratch),
+    )
+
+
+def _document(
+    checked: CheckedModel,
+    variant: str,
+    key: str,
+    made: BuildAnswer,
+    files: Sequence[ArtifactFile],
+    options: dict[str, OptionValue],
+) -> ArtifactDocument:
+    calibrated = "calibration" in options
+    if calibrated:
+        options["calibration_overlaps_samples"] = checked.samples_record.calibration_overlaps
+    return ArtifactDocument(
+        model=checked.name,
+        variant=variant,
+        source=checked.source,
+        io=IoContract(
+            inputs=tuple(_with_layout(spec, checked) for spec in made.inputs),
+            outputs=made.outputs,
+            preprocess=checked.preprocess,
+        ),
+        files=tuple(files),
+        build_key=key,
+        options=options,
+        toolchain=dict(tool_versions()),
+        calibration=checked.calibration if calibrated else None,
+    )
+
+
+def _with_layout(spec: TensorSpec, checked: CheckedModel) -> TensorSpec:
+    transform = checked.preprocess.get(spec.name)
+    return spec.model_copy(update={"layout": transform.layout}) if transform is not None else spec
+
+
+def _record(
+    checked: CheckedModel,
+    variant: str,
+    key: str,
+    verdict: Verdict,
+    duration_s: float,
+    artifact: str | None = None,
+    reason: str | None = None,
+) -> BuildRecord:
+    return BuildRecord(
+        key=key,
+        model=checked.name,
+        variant=variant,
+        artifact=artifact,
+        verdict=verdict,
+        reason=reason,
+        duration_s=max(0.0, duration_s),
+    )
+
+
+def _built(key: str, document: ArtifactDocument, *, duration_s: float, cached: bool) -> Built:
+    candidate = Candidate(
+        variant=document.variant,
+        artifact=document.digest,
+        document_bytes=len(document.canonical_json()),
+        total_bytes=document.total_bytes,
+    )
+    return Built(key=key, document=document, candidate=candidate, cached=cached, duration_s=max(0.0, duration_s))

@@ -1,0 +1,52 @@
+"""A compile child: one request on standard input, one answer. Started by the controller with limits."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import sys
+
+from pydantic import TypeAdapter
+
+from edgefleet_contract.base import clip_reason
+from edgefleet_contract.child import serve_child
+from edgefleet_contract.variant import parse_variant
+from edgefleet_controller.compile import registry
+from edgefleet_controller.compile.fault import CompileFaultError
+from edgefleet_controller.compile.protocol import (
+    BuildAnswer,
+    BuildRequest,
+    CompileRequest,
+    FaultAnswer,
+    IngestAnswer,
+    IngestRequest,
+)
+
+_REQUEST: TypeAdapter[IngestRequest | BuildRequest] = TypeAdapter(CompileRequest)
+
+
+def handle(request: bytes) -> bytes:
+    """Return the answer to one request; a `CompileFaultError` becomes a `FaultAnswer`."""
+    asked = _REQUEST.validate_json(request)
+    try:
+        answer: IngestAnswer | BuildAnswer | FaultAnswer = _do(asked)
+    except CompileFaultError as fault:
+        answer = FaultAnswer(
+            family=fault.family, what=fault.what, reason=clip_reason(fault.message), next_step=fault.next_step
+        )
+    return answer.model_dump_json().encode()
+
+
+def _do(asked: IngestRequest | BuildRequest) -> IngestAnswer | BuildAnswer:
+    if isinstance(asked, IngestRequest):
+        from edgefleet_controller.compile.ingest import ingest
+
+        return ingest(asked)
+    module = importlib.import_module(registry.target_of(parse_variant(asked.variant)).module)
+    answer: BuildAnswer = module.build(asked)
+    return answer
+
+
+if __name__ == "__main__":
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(name)s: %(message)s")
+    serve_child(handle)

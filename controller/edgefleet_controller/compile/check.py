@@ -1,0 +1,167 @@
+"""Check models with their samples, each once: what a check says is kept with what decides it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from pydantic import ValidationError
+
+from edgefleet_contract.artifact import InputTransform
+from edgefleet_contract.errors import InternalError, UserInputError
+from edgefleet_contract.evidence import Task
+from edgefleet_contract.manifest import MetricSpec, ModelSpec, SamplesSpec
+from edgefleet_controller.api import FileRef
+from edgefleet_controller.blobs import BlobStore
+from edgefleet_controller.compile import steps
+from edgefleet_controller.compile.key import check_key, tool_versions
+from edgefleet_controller.compile.locks import locked
+from edgefleet_controller.compile.protocol import IngestRequest, SamplesFile
+from edgefleet_controller.compile.records import CheckedModel
+from edgefleet_controller.compile.steps import StepError, StepLimits
+
+SAMPLES_FILE = "samples.npz"
+CALIBRATION_FILE = "calibration.npz"
+
+
+class Checker:
+    """Checks models in a child process.
+
+    Args:
+        blobs: holds the user's files; canonical samples are put there.
+        work_dir: for scratch folders and kept answers.
+        limits: bounds on the child.
+    """
+
+    def __init__(self, blobs: BlobStore, work_dir: Path, limits: StepLimits) -> None:
+        self._blobs = blobs
+        self._work_dir = work_dir
+        self._limits = limits
+
+    def check(self, name: str, spec: ModelSpec, files: Mapping[str, FileRef]) -> CheckedModel:
+        """Check one model of a manifest.
+
+        Args:
+            name: the model's name.
+            spec: what the manifest says of it.
+            files: path as the manifest writes it → content; the content must be a blob already.
+
+        Raises:
+            UserInputError: the source, its samples or their description is wrong; nothing was changed.
+        """
+        preprocess = _declared(name, spec)
+        key = self._key(name, spec, preprocess, files)
+        kept = self._work_dir / "checks" / f"{key.removeprefix('sha256:')}.json"
+        if (known := self._kept(kept)) is not None:
+            return known
+        with locked(kept.with_suffix(".lock")):
+            if (known := self._kept(kept)) is not None:
+                return known
+            checked = self._ingest(name, spec, preprocess, files)
+            partial = kept.with_suffix(".partial")
+            partial.write_bytes(checked.canonical_json())
+            partial.replace(kept)
+        return checked
+
+    def _key(
+        self, name: str, spec: ModelSpec, preprocess: Mapping[str, InputTransform], files: Mapping[str, FileRef]
+    ) -> str:
+        described = spec.model_dump(mode="json", include={"samples", "calibration", "metric", "task"})
+        contents = {path: _file(name, path, files).digest for path in _paths(spec)}
+        transforms = {each: transform.model_dump(mode="json") for each, transform in preprocess.items()}
+        parts = {"model": name, "spec": described, "preprocess": transforms, "source": spec.source, "files": contents}
+        return check_key(parts, tool_versions())
+
+    def _kept(self, path: Path) -> CheckedModel | None:
+        try:
+            checked = CheckedModel.model_validate_json(path.read_bytes())
+        except (FileNotFoundError, ValidationError):
+            return None
+        there = all(self._blobs.has(digest) for digest in (checked.source, checked.samples, checked.calibration))
+        return checked if there else None
+
+    def _ingest(
+        self, name: str, spec: ModelSpec, preprocess: dict[str, InputTransform], files: Mapping[str, FileRef]
+    ) -> CheckedModel:
+        self._work_dir.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix="check-", dir=self._work_dir) as folder:
+            work = Path(folder)
+            source = work / "source.onnx"
+            self._blobs.materialise(_file(name, spec.source, files).digest, source)
+            request = IngestRequest(
+                model=name,
+                source=str(source),
+                source_shown_as=spec.source,
+                samples=self._samples(name, spec.samples, work / "given-samples.npz", files),
+                calibration=self._samples(name, spec.calibration, work / "given-calibration.npz", files)
+                if spec.calibration
+                else None,
+                preprocess=preprocess,
+                top1=_is_top1(spec),
+                out_dir=folder,
+            )
+            try:
+                answer = steps.ingest(request, self._limits)
+            except StepError as error:
+                raise self._refusal(name, spec, error, work) from error
+            return CheckedModel(
+                name=name,
+                model=answer.model,
+                samples=self._blobs.put_file(work / SAMPLES_FILE),
+                calibration=self._blobs.put_file(work / CALIBRATION_FILE),
+                samples_record=answer.samples,
+                preprocess=preprocess,
+                task=spec.task,
+            )
+
+    def _samples(self, name: str, spec: SamplesSpec, dest: Path, files: Mapping[str, FileRef]) -> SamplesFile:
+        self._blobs.materialise(_file(name, spec.file, files).digest, dest)
+        return SamplesFile(path=str(dest), shown_as=spec.file, inputs=spec.inputs, labels=spec.labels)
+
+    def _refusal(self, name: str, spec: ModelSpec, error: StepError, work: Path) -> UserInputError:
+        if error.fault is not None:
+            step = error.fault.next_step
+            return UserInputError(f"model {name!r}: {_blamed(spec, error.fault.what)} {error.message}", next_step=step)
+        dest = self._work_dir / "reproduce" / f"check-{name}"
+        steps.keep_for_reproduction(error.command, work, dest)
+        return UserInputError(
+            f"model {name!r}: {spec.source} could not be checked: {error.message}",
+            next_step=f"repeat it with `sh {dest}/command.sh`; the model may be damaged or need more memory",
+        )
+
+
+def _declared(name: str, spec: ModelSpec) -> dict[str, InputTransform]:
+    for what, value in (("preprocess", spec.preprocess), ("metric", spec.metric)):
+        if isinstance(value, str):
+            raise UserInputError(
+                f"model {name!r}: {what} names code of your own ({value}), which this version does not run",
+                next_step=f"declare `{what}` with the keys in docs/manifest.md",
+            )
+    return dict(spec.preprocess) if isinstance(spec.preprocess, dict) else {}
+
+
+def _is_top1(spec: ModelSpec) -> bool:
+    return isinstance(spec.metric, MetricSpec) or spec.task in {None, Task.CLASSIFICATION}
+
+
+def _paths(spec: ModelSpec) -> list[str]:
+    return [spec.source, spec.samples.file, *([spec.calibration.file] if spec.calibration else [])]
+
+
+def _file(name: str, path: str, files: Mapping[str, FileRef]) -> FileRef:
+    if path not in files:
+        raise InternalError(f"model {name!r}: the content of {path!r} was not handed over with the manifest")
+    return files[path]
+
+
+def _blamed(spec: ModelSpec, what: str) -> str:
+    """Return what a fault is about, with the file it stands in."""
+    calibration = spec.calibration.file if spec.calibration else spec.samples.file
+    return {
+        "source": f"source {spec.source}",
+        "samples": f"samples {spec.samples.file}",
+        "calibration": f"calibration samples {calibration}",
+        "labels": f"labels in {spec.samples.file}",
+        "preprocess": "preprocess",
+    }.get(what, what)

@@ -1,0 +1,31 @@
+"""Faults a compile child reports as answers."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from edgefleet_contract.errors import EdgefleetError
+from edgefleet_controller.compile.protocol import FaultPlace
+
+
+class CompileFaultError(EdgefleetError):
+    """The model or its samples cannot be used.
+
+    Args:
+        what: which of the user's things is meant.
+        message: what was got and what is allowed.
+        next_step: what helps.
+        family: `input` where the user's file is wrong, `unsupported` where this version cannot do it.
+    """
+
+    def __init__(
+        self,
+        what: FaultPlace,
+        message: str,
+        *,
+        next_step: str | None = None,
+        family: Literal["input", "unsupported"] = "input",
+    ) -> None:
+        super().__init__(message, next_step=next_step)
+        self.what = what
+        self.family = family

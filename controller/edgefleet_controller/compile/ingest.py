@@ -1,0 +1,79 @@
+"""Ingest: check a model with its samples, and write the canonical samples every artifact carries."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from edgefleet_controller.compile import onnx_check, preprocess, samples, session, split
+from edgefleet_controller.compile.fault import CompileFaultError
+from edgefleet_controller.compile.protocol import IngestAnswer, IngestRequest, ModelRecord, SamplesRecord
+from edgefleet_controller.compile.samples import Samples
+
+SAMPLES_FILE = "samples.npz"
+CALIBRATION_FILE = "calibration.npz"
+
+
+def ingest(request: IngestRequest) -> IngestAnswer:
+    """Check everything and write `samples.npz` and `calibration.npz` into the request's folder.
+
+    Raises:
+        CompileFaultError: the model or its samples are not usable; nothing of worth was written.
+    """
+    source = Path(request.source)
+    record = onnx_check.record(onnx_check.load(source), _digest(source))
+    samples.check_preprocess(record.inputs, request.preprocess)
+    given = samples.load(request.samples, record.inputs, request.preprocess, "samples", top1=request.top1)
+    samples.check_classes(given.labels, record.outputs)
+    output_bytes = _try_one(source, given, record, request)
+    golden, calibration, overlaps = _divide(request, record, given, output_bytes)
+    golden.write(Path(request.out_dir, SAMPLES_FILE))
+    calibration.write(Path(request.out_dir, CALIBRATION_FILE))
+    return IngestAnswer(
+        model=record,
+        samples=SamplesRecord(
+            given_n=given.count_n,
+            golden_n=golden.count_n,
+            calibration_n=calibration.count_n,
+            calibration_overlaps=overlaps,
+            labelled=golden.labels is not None,
+            golden_bytes=golden.sample_bytes * golden.count_n,
+        ),
+    )
+
+
+def _divide(
+    request: IngestRequest, record: ModelRecord, given: Samples, output_bytes: int
+) -> tuple[Samples, Samples, bool]:
+    """Return golden samples, calibration samples, and whether they overlap."""
+    limit_n = max(1, split.MAX_CALIBRATION_BYTES // max(given.sample_bytes, 1))
+    chosen = split.choose(
+        given.count_n,
+        given.labels,
+        golden_limit=split.golden_limit_n(given.sample_bytes, output_bytes),
+        calibration_limit=limit_n,
+        calibration_given=request.calibration is not None,
+    )
+    golden = given.take(chosen.golden)
+    if request.calibration is None:
+        return golden, given.take(chosen.calibration), chosen.overlaps
+    extra = samples.load(request.calibration, record.inputs, request.preprocess, "calibration", top1=False)
+    order = split.balanced_order(extra.count_n, None)[: min(split.MAX_GIVEN_CALIBRATION_N, limit_n)]
+    return golden, extra.take(order), False
+
+
+def _try_one(source: Path, given: Samples, record: ModelRecord, request: IngestRequest) -> int:
+    """Run the first sample through the model; return the size of its outputs in bytes."""
+    runner = session.open_source(source)
+    feed = next(preprocess.batches(given.arrays, record.inputs, request.preprocess))
+    try:
+        return sum(output.nbytes for output in runner.run(feed))
+    except session.RUNTIME_ERRORS as error:
+        raise CompileFaultError(
+            "samples", f"do not run through the model: the first sample gives {session.short(error)}"
+        ) from error
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as stream:
+        return "sha256:" + hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,68 @@
+"""The build key: a digest of everything that can change an artifact's bytes."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+
+from edgefleet_contract.artifact import InputTransform
+from edgefleet_contract.base import canonical_json, digest_bytes
+from edgefleet_controller.compile.archive import ZLIB_VERSION
+
+FORMAT = "edgefleet/build/v1"
+RECIPE_VERSION = "1"
+"""Counted up whenever the same inputs would be built into other bytes."""
+_TOOLS = ("onnx", "onnxruntime", "numpy")
+
+
+@cache
+def tool_versions() -> Mapping[str, str]:
+    """Return the tools that make artifacts and their versions, read without importing them.
+
+    The machine's architecture is one of them: constant folding and calibration run in floating point here.
+    """
+    versions = {name: _version(name) for name in _TOOLS}
+    return {**versions, "zlib": ZLIB_VERSION, "machine": platform.machine(), "recipe": RECIPE_VERSION}
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "missing"
+
+
+def build_key(
+    *,
+    model: str,
+    source: str,
+    samples: str,
+    calibration: str,
+    preprocess: Mapping[str, InputTransform],
+    task: str | None,
+    variant: str,
+    tools: Mapping[str, str],
+) -> str:
+    """Return the key of a build. `source`, `samples` and `calibration` are digests of canonical files."""
+    return digest_bytes(
+        canonical_json(
+            {
+                "format": FORMAT,
+                "model": model,
+                "source": source,
+                "samples": samples,
+                "calibration": calibration,
+                "preprocess": {name: transform.model_dump(mode="json") for name, transform in preprocess.items()},
+                "task": task,
+                "variant": variant,
+                "tools": dict(tools),
+            }
+        )
+    )
+
+
+def check_key(parts: Mapping[str, object], tools: Mapping[str, str]) -> str:
+    """Return the key of a check: of the files and settings that decide what `ingest` says and writes."""
+    return digest_bytes(canonical_json({"format": "edgefleet/check/v1", **parts, "tools": dict(tools)}))

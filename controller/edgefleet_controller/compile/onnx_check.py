@@ -1,0 +1,221 @@
+"""Check that a file is a model this version can carry, and read what it is."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # it ships no types
+
+from edgefleet_contract.artifact import Dim, TensorSpec
+from edgefleet_controller.compile.fault import CompileFaultError
+from edgefleet_controller.compile.protocol import ModelRecord
+
+MAX_SOURCE_BYTES = 2 * 1024**3 - 1
+"""A protobuf message, and so an ONNX file without external data, ends here."""
+MIN_OPSET = 7
+"""ONNX Runtime promises to run models from opset 7 on (its compatibility document)."""
+MAX_NODES = 200_000
+_STANDARD = frozenset({"", "ai.onnx"})
+_RUNTIME_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
+"""Domains whose operators ONNX Runtime brings along; whether it has the very operator, loading it shows."""
+_DTYPES: dict[int, str] = {
+    onnx.TensorProto.DOUBLE: "float64", onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.FLOAT16: "float16",
+    onnx.TensorProto.BFLOAT16: "bfloat16", onnx.TensorProto.INT64: "int64", onnx.TensorProto.INT32: "int32",
+    onnx.TensorProto.INT16: "int16", onnx.TensorProto.INT8: "int8", onnx.TensorProto.UINT64: "uint64",
+    onnx.TensorProto.UINT32: "uint32", onnx.TensorProto.UINT16: "uint16", onnx.TensorProto.UINT8: "uint8",
+    onnx.TensorProto.BOOL: "bool",
+}  # fmt: skip
+
+
+def load(path: Path) -> onnx.ModelProto:
+    """Return the model in a file, checked as far as its bytes and its graph go.
+
+    Raises:
+        CompileFaultError: no such file, empty, too large, truncated, not ONNX, an opset or operator that is not known,
+            no nodes, or weights in other files.
+    """
+    model = _parse(_read(path))
+    _check_opset(model)
+    _check_external_data(model)
+    _check_operators(model)
+    try:
+        onnx.checker.check_model(model)
+    except (onnx.checker.ValidationError, ValueError, UnicodeDecodeError) as error:
+        raise _fault(f"is not a valid ONNX model: {_first_lines(error)}") from error
+    return model
+
+
+def record(model: onnx.ModelProto, source: str) -> ModelRecord:
+    """Return what a loaded model is. `source` is the digest of its file.
+
+    Raises:
+        CompileFaultError: an input or output is no plain tensor of numbers.
+    """
+    inputs, outputs = io_specs(model)
+    nodes = list(_nodes(model.graph))
+    return ModelRecord(
+        source=source,
+        inputs=inputs,
+        outputs=outputs,
+        opset=_opset(model),
+        ir_version=model.ir_version,
+        nodes_n=len(nodes),
+        parameters_n=_parameters_n(model.graph),
+        domains=tuple(sorted({node.domain for node in nodes} - _STANDARD)),
+        batch_is_dynamic=all(bool(spec.shape) and isinstance(spec.shape[0], str) for spec in inputs),
+        operators=dict(sorted(Counter(node.op_type for node in nodes).items())),
+    )
+
+
+def io_specs(model: onnx.ModelProto) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """Return the inputs (those that are no initializers, as IR 3 lists them) and outputs of a model.
+
+    Raises:
+        CompileFaultError: one is a sequence, a map, text, or of a type this version cannot carry.
+    """
+    weights = {tensor.name for tensor in model.graph.initializer}
+    inputs = tuple(_spec(value, "input") for value in model.graph.input if value.name not in weights)
+    outputs = tuple(_spec(value, "output") for value in model.graph.output)
+    if not inputs or not outputs:
+        raise _fault(f"has {len(inputs)} inputs and {len(outputs)} outputs; it needs at least one of each")
+    return inputs, outputs
+
+
+def _read(path: Path) -> bytes:
+    try:
+        size_bytes = path.stat().st_size
+        if size_bytes > MAX_SOURCE_BYTES:
+            raise _fault(f"has {size_bytes} bytes; allowed: {MAX_SOURCE_BYTES}")
+        data = path.read_bytes()
+    except OSError as error:
+        raise _fault(f"cannot be read: {error.strerror or error}") from error
+    if not data:
+        raise _fault("is empty")
+    return data
+
+
+def _parse(data: bytes) -> onnx.ModelProto:
+    what = "is not an ONNX model"
+    if data.startswith(b"PK"):
+        raise _fault(f"{what} but a zip archive", "unpack it and name the .onnx file inside")
+    try:
+        model = onnx.load_model_from_string(data)
+    except (DecodeError, UnicodeDecodeError, ValueError) as error:
+        raise _fault(f"{what}, or is truncated ({len(data)} bytes do not parse)") from error
+    if not model.ir_version or not model.opset_import or not model.HasField("graph"):
+        raise _fault(f"{what}: it names no format version, operator set or graph")
+    if not model.graph.node:
+        raise _fault("holds a graph without any node: there is nothing to run")
+    return model
+
+
+def _opset(model: onnx.ModelProto) -> int:
+    return max((int(entry.version) for entry in model.opset_import if entry.domain in _STANDARD), default=0)
+
+
+def _check_opset(model: onnx.ModelProto) -> None:
+    opset, newest = _opset(model), onnx.defs.onnx_opset_version()
+    if opset == 0:
+        raise _fault("names no version of ONNX's own operator set")
+    if not MIN_OPSET <= opset <= newest:
+        raise _fault(
+            f"uses opset {opset}; this controller's onnx knows {MIN_OPSET} to {newest}",
+            f"export it with an opset from {MIN_OPSET} to {newest}",
+        )
+    if not 3 <= model.ir_version <= onnx.IR_VERSION:
+        raise _fault(
+            f"has IR version {model.ir_version}; this controller's onnx knows 3 to {onnx.IR_VERSION}",
+            "export it again with a current exporter",
+        )
+
+
+def _check_external_data(model: onnx.ModelProto) -> None:
+    for tensor in _tensors(model.graph):
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            where = next((entry.value for entry in tensor.external_data if entry.key == "location"), "?")
+            raise _fault(
+                f"keeps weight {tensor.name!r} in another file ({where!r}), which this version does not read",
+                "save it as one file: onnx.save(onnx.load(path), path_of_one_file)",
+            )
+
+
+def _check_operators(model: onnx.ModelProto) -> None:
+    own = {(function.domain, function.name) for function in model.functions}
+    opset = _opset(model)
+    for count, node in enumerate(_nodes(model.graph)):
+        if count >= MAX_NODES:
+            raise _fault(f"has more than {MAX_NODES} nodes")
+        if (node.domain, node.op_type) in own:
+            continue
+        if node.domain not in _RUNTIME_DOMAINS:
+            raise _unknown_operator(node, f"custom domain {node.domain!r}")
+        if node.domain in _STANDARD and not onnx.defs.has(node.op_type, max_inclusive_version=opset):
+            raise _unknown_operator(node, f"unknown in opset {opset}")
+
+
+def _unknown_operator(node: onnx.NodeProto, why: str) -> CompileFaultError:
+    name = node.name or (node.output[0] if node.output else "?")
+    return _fault(
+        f"has node {name!r} with operator {node.op_type!r} ({why}), which ONNX Runtime does not have",
+        "export the model with standard ONNX operators only",
+    )
+
+
+def inner_graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """Yield the graphs inside a graph's nodes (branches and loop bodies), at any depth."""
+    pending = [graph]
+    while pending:
+        for node in pending.pop().node:
+            for attribute in node.attribute:
+                inner = [attribute.g] if attribute.HasField("g") else list(attribute.graphs)
+                pending += inner
+                yield from inner
+
+
+def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    for each in (graph, *inner_graphs(graph)):
+        yield from each.node
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """Yield every weight: initializers and tensors in attributes, in inner graphs too."""
+    for each in (graph, *inner_graphs(graph)):
+        yield from each.initializer
+        for node in each.node:
+            for attribute in node.attribute:
+                yield from [attribute.t] if attribute.HasField("t") else attribute.tensors
+
+
+def _parameters_n(graph: onnx.GraphProto) -> int:
+    return sum(math.prod(tensor.dims) for tensor in _tensors(graph))
+
+
+def _spec(value: onnx.ValueInfoProto, side: str) -> TensorSpec:
+    kind = value.type.WhichOneof("value")
+    if kind != "tensor_type":
+        raise _fault(f"has {side} {value.name!r} of type {kind or 'unknown'}; only plain tensors are supported")
+    tensor = value.type.tensor_type
+    if tensor.elem_type not in _DTYPES:
+        name = onnx.TensorProto.DataType.Name(tensor.elem_type).lower()
+        raise _fault(f"has {side} {value.name!r} of {name} elements; supported: {', '.join(_DTYPES.values())}")
+    dims = tuple(_dim(dim, index) for index, dim in enumerate(tensor.shape.dim))
+    return TensorSpec(name=value.name, dtype=_DTYPES[tensor.elem_type], shape=dims)
+
+
+def _dim(dim: onnx.TensorShapeProto.Dimension, index: int) -> Dim:
+    # Some exporters write -1 for an unknown size; an unnamed one gets a name by its place.
+    if dim.HasField("dim_value") and dim.dim_value >= 0:
+        return int(dim.dim_value)
+    return str(dim.dim_param)[:128] or f"dim{index}"
+
+
+def _first_lines(error: Exception) -> str:
+    return " ".join(str(error).split())[:400]
+
+
+def _fault(message: str, next_step: str | None = None) -> CompileFaultError:
+    return CompileFaultError("source", message, next_step=next_step)

@@ -1,0 +1,117 @@
+"""What a compile child is asked and what it answers: one JSON record each way."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from edgefleet_contract.artifact import InputTransform, TensorSpec
+from edgefleet_contract.base import ByteCount, Digest, Name, Reason, Record, TensorName
+from edgefleet_contract.job import FilePath
+from edgefleet_contract.variant import VariantName
+
+Count = Annotated[int, Field(ge=0)]
+OptionValue = str | int | float | bool
+FaultPlace = Literal["source", "samples", "calibration", "preprocess", "labels", "variant"]
+
+
+class SamplesFile(Record):
+    """An `.npz` as the user gave it, and how its arrays are named."""
+
+    path: FilePath
+    shown_as: str
+    """The path as the manifest writes it, for messages."""
+    inputs: dict[TensorName, TensorName] = {}
+    labels: TensorName | None = None
+
+
+class IngestRequest(Record):
+    """Check a model and its samples; write both in canonical form into `out_dir`."""
+
+    kind: Literal["ingest"] = "ingest"
+    model: Name
+    source: FilePath
+    source_shown_as: str
+    samples: SamplesFile
+    calibration: SamplesFile | None = None
+    preprocess: dict[TensorName, InputTransform] = {}
+    top1: bool
+    """Whether labels, where there are some, must be class numbers."""
+    out_dir: FilePath
+
+
+class ModelRecord(Record):
+    """What a source model is: read from the file itself."""
+
+    source: Digest
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    opset: Count
+    ir_version: Count
+    nodes_n: Count
+    parameters_n: Count
+    """Elements of initializers and of tensors in Constant nodes."""
+    domains: tuple[str, ...]
+    """Operator domains beyond ONNX's own."""
+    batch_is_dynamic: bool
+    operators: dict[str, Count]
+
+
+class SamplesRecord(Record):
+    """What became of the samples."""
+
+    given_n: Count
+    golden_n: Count
+    """Samples every artifact carries: parity is asked on these."""
+    calibration_n: Count
+    calibration_overlaps: bool
+    """Whether ranges were calibrated on samples that parity is asked on, because there were too few others."""
+    labelled: bool
+    golden_bytes: ByteCount
+
+
+class IngestAnswer(Record):
+    """The model is sound and its samples fit; `samples.npz` and `calibration.npz` were written."""
+
+    kind: Literal["ingest"] = "ingest"
+    model: ModelRecord
+    samples: SamplesRecord
+
+
+class BuildRequest(Record):
+    """Make the model file of one variant."""
+
+    kind: Literal["build"] = "build"
+    model: Name
+    variant: VariantName
+    source: FilePath
+    samples: FilePath
+    calibration: FilePath
+    preprocess: dict[TensorName, InputTransform] = {}
+    out: FilePath
+    work_dir: FilePath
+
+
+class BuildAnswer(Record):
+    """The model file was written."""
+
+    kind: Literal["build"] = "build"
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    options: dict[str, OptionValue] = {}
+    """How it was made, with every figure a choice was made by."""
+
+
+class FaultAnswer(Record):
+    """It cannot be done, and not because of a bug: what is wrong, where, and what to do."""
+
+    kind: Literal["fault"] = "fault"
+    family: Literal["input", "unsupported"]
+    what: FaultPlace
+    reason: Reason
+    next_step: str | None = None
+
+
+CompileRequest = Annotated[IngestRequest | BuildRequest, Field(discriminator="kind")]
+CompileAnswer = Annotated[IngestAnswer | BuildAnswer | FaultAnswer, Field(discriminator="kind")]

@@ -1,0 +1,85 @@
+"""Which variants this version can build: data, readable without onnx, onnxruntime or any converter."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from edgefleet_contract.variant import Variant
+
+TEST_RUNTIMES_ENV = "EDGEFLEET_TEST_RUNTIMES"
+_MODULES = "edgefleet_controller.compile"
+
+
+@dataclass(frozen=True)
+class Target:
+    """A module that builds variants of one runtime.
+
+    Attributes:
+        module: where its `build(request) -> BuildAnswer` is.
+        engines: engines it builds for.
+        precisions: precisions it makes.
+        needs: what must be installed on the controller.
+        check_on_host: whether the controller's machine can run the result.
+    """
+
+    module: str
+    engines: frozenset[str]
+    precisions: frozenset[str]
+    needs: tuple[str, ...] = ()
+    check_on_host: bool = True
+
+
+TARGETS: Mapping[str, Target] = {
+    "ort": Target(
+        f"{_MODULES}.ort", frozenset({"cpu"}), frozenset({"fp32", "int8", "int8-dynamic"}), ("onnx", "onnxruntime")
+    ),
+    "misbehave": Target(
+        f"{_MODULES}.misbehave",
+        frozenset({"segv", "hang", "oom", "garbage", "exit", "wrong"}),
+        frozenset({"fp32"}),
+        check_on_host=False,
+    ),
+}
+
+_NOT_YET: Mapping[str, str] = {
+    "tflite": "TFLite conversion is not in this version",
+    "tensorrt": "TensorRT builds are not in this version",
+    "tensorrt-rtx": "TensorRT-RTX builds are not in this version",
+}
+
+
+def target_of(variant: Variant) -> Target:
+    """Return the target that builds a variant; `buildable` must have said it can. Raises KeyError otherwise."""
+    return TARGETS[variant.runtime]
+
+
+def buildable(variant: Variant, *, test_runtimes: bool | None = None) -> str | None:
+    """Return None when this version can build the variant, else the true reason why not.
+
+    Args:
+        variant: what is asked for.
+        test_runtimes: whether runtimes that misbehave on purpose may be built; default: as the environment says.
+    """
+    allowed = os.environ.get(TEST_RUNTIMES_ENV) == "1" if test_runtimes is None else test_runtimes
+    target = TARGETS.get(variant.runtime)
+    if target is None:
+        return _NOT_YET.get(variant.runtime, f"no builder for runtime {variant.runtime} in this version")
+    if variant.runtime == "misbehave" and not allowed:
+        return f"the controller was started without test runtimes ({TEST_RUNTIMES_ENV}=1)"
+    if variant.engine not in target.engines:
+        return f"{variant.runtime} is built for {_list(target.engines)} only in this version, not for {variant.engine}"
+    if variant.precision not in target.precisions:
+        return f"{variant.target} is built in {_list(target.precisions)} only in this version, not {variant.precision}"
+    return None
+
+
+def needs(variant: Variant) -> tuple[str, ...]:
+    """Return the packages the controller needs to build a variant; none for a runtime this version does not build."""
+    target = TARGETS.get(variant.runtime)
+    return target.needs if target is not None else ()
+
+
+def _list(values: frozenset[str]) -> str:
+    return ", ".join(sorted(values))

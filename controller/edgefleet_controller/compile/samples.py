@@ -1,0 +1,209 @@
+"""Check a samples file against its model and read it as arrays named by model input."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from edgefleet_contract.artifact import InputTransform, TensorSpec
+from edgefleet_controller.compile import archive, npz, shapes
+from edgefleet_controller.compile.archive import ArchiveError
+from edgefleet_controller.compile.fault import CompileFaultError
+from edgefleet_controller.compile.npz import Array
+from edgefleet_controller.compile.protocol import FaultPlace, SamplesFile
+from edgefleet_controller.compile.split import Indices
+
+LABELS = "labels"
+Role = Literal["samples", "calibration"]
+Transforms = Mapping[str, InputTransform]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Raw samples by model input, first axis = sample, and class labels where there are some."""
+
+    arrays: Mapping[str, Array]
+    labels: Indices | None
+
+    @property
+    def count_n(self) -> int:
+        """Return how many samples there are."""
+        return len(next(iter(self.arrays.values())))
+
+    @property
+    def sample_bytes(self) -> int:
+        """Return the raw size of one sample over all inputs, in bytes."""
+        return sum(array.nbytes for array in self.arrays.values()) // max(self.count_n, 1)
+
+    def take(self, indices: Indices) -> Samples:
+        """Return some of the samples."""
+        labels = None if self.labels is None else self.labels[indices]
+        return Samples({name: array[indices] for name, array in self.arrays.items()}, labels)
+
+    def write(self, path: Path) -> None:
+        """Write the canonical `.npz`: arrays named by model input, and `labels`."""
+        labels = {} if self.labels is None else {LABELS: self.labels}
+        npz.write(path, {**self.arrays, **labels})
+
+
+def check_preprocess(inputs: tuple[TensorSpec, ...], preprocess: Transforms) -> None:
+    """Raise CompileFaultError when a transform names no input of the model."""
+    names = [spec.name for spec in inputs]
+    for name in preprocess:
+        if name not in names:
+            raise CompileFaultError(
+                "preprocess", f"names input {name!r}; the model has {_quoted(names)}{shapes.near(name, names)}"
+            )
+
+
+def load(
+    file: SamplesFile, inputs: tuple[TensorSpec, ...], preprocess: Transforms, role: Role, *, top1: bool
+) -> Samples:
+    """Return the samples of a file, checked against the model.
+
+    Raises:
+        CompileFaultError: not an `.npz` within bounds; names, shapes, dtypes or counts that do not fit; values that
+            are not finite; labels that are no class numbers or of another length.
+    """
+    path = Path(file.path)
+    sizes = _members(path, role)
+    wanted = _names(file, inputs, list(sizes), role)
+    labels_name = _labels_name(file, list(sizes))
+    try:
+        arrays = npz.read(path, {*wanted.values(), *([labels_name] if labels_name else [])})
+    except ArchiveError as error:
+        raise CompileFaultError(role, f"cannot be read: {error}") from error
+    by_input = {
+        spec.name: _check(arrays[wanted[spec.name]], wanted[spec.name], spec, preprocess.get(spec.name), role)
+        for spec in inputs
+    }
+    count_n = _count(by_input, role)
+    labels = _labels(arrays[labels_name], labels_name, count_n, top1=top1) if labels_name else None
+    return Samples(by_input, labels)
+
+
+def _members(path: Path, role: Role) -> dict[str, int]:
+    try:
+        return archive.members(path)
+    except ArchiveError as error:
+        step = "write it with numpy.savez(path, **{input_name: array})"
+        raise CompileFaultError(role, f"cannot be read: {error}", next_step=step) from error
+
+
+def _names(file: SamplesFile, inputs: tuple[TensorSpec, ...], has: list[str], role: Role) -> dict[str, str]:
+    """Return model input → array name."""
+    names = [spec.name for spec in inputs]
+    for mapped in file.inputs:
+        if mapped not in names:
+            raise CompileFaultError(
+                role, f"maps input {mapped!r}; the model has {_quoted(names)}{shapes.near(mapped, names)}"
+            )
+    wanted = {name: file.inputs.get(name, name) for name in names}
+    for name, array in wanted.items():
+        if array not in has:
+            raise CompileFaultError(
+                role,
+                f"has no array {array!r} for model input {name!r}; it has {_quoted(has)}{shapes.near(array, has)}",
+                next_step="name the arrays as the model's inputs, or map them with `samples: {file: …, inputs: {…}}`",
+            )
+    if file.labels is not None and file.labels not in has:
+        hint = shapes.near(file.labels, has)
+        raise CompileFaultError("labels", f"has no array {file.labels!r}; it has {_quoted(has)}{hint}")
+    return wanted
+
+
+def _labels_name(file: SamplesFile, has: list[str]) -> str | None:
+    if file.labels is not None:
+        return file.labels
+    return LABELS if LABELS in has and LABELS not in file.inputs.values() else None
+
+
+def _check(array: Array, name: str, spec: TensorSpec, transform: InputTransform | None, role: Role) -> Array:
+    where = f"array {name!r} does not fit model input {spec.name!r}"
+    if array.ndim == 0:
+        raise CompileFaultError(role, f"{where}: it is a single value; the first axis counts samples")
+    try:
+        shape = shapes.transposed(array.shape, transform)
+    except ValueError as error:
+        raise CompileFaultError(role, f"{where}: {error}") from error
+    place: FaultPlace = role
+    fault = shapes.shape_fault(shape, spec) or shapes.dtype_fault(str(array.dtype), spec.dtype, transform)
+    if fault is None and transform is not None:
+        place, fault = "preprocess", shapes.channels_fault(shape, transform)
+    if fault is not None:
+        raise CompileFaultError(place, f"{where}: {fault}")
+    _check_finite(array, name, role)
+    return array if transform is not None else _narrowed(array, name, spec, role)
+
+
+def _narrowed(array: Array, name: str, spec: TensorSpec, role: Role) -> Array:
+    """Return samples of the input's own kind in its dtype, if it holds all of their values."""
+    wanted = np.dtype(spec.dtype)
+    bounds = np.iinfo(wanted) if wanted.kind in "iu" else np.finfo(wanted) if wanted.kind == "f" else None
+    if bounds is not None and array.size and not bounds.min <= array.min() <= array.max() <= bounds.max:
+        raise CompileFaultError(
+            role,
+            f"array {name!r} runs from {array.min()} to {array.max()}; {spec.dtype} holds {bounds.min} to {bounds.max}",
+        )
+    return array.astype(wanted, copy=False)
+
+
+def _check_finite(array: Array, name: str, role: Role) -> None:
+    if array.dtype.kind != "f":
+        return
+    finite = np.isfinite(array).reshape(len(array), -1).all(axis=1)
+    if not finite.all():
+        first = int(np.argmin(finite))
+        bad_n = int((~finite).sum())
+        raise CompileFaultError(
+            role,
+            f"array {name!r} holds NaN or infinity in {bad_n} of {len(array)} samples, first in sample {first}",
+            next_step="leave those samples out",
+        )
+
+
+def _count(arrays: Mapping[str, Array], role: Role) -> int:
+    counts = {name: len(array) for name, array in arrays.items()}
+    if len(set(counts.values())) > 1:
+        listed = ", ".join(f"{name!r}: {count_n}" for name, count_n in counts.items())
+        raise CompileFaultError(role, f"holds unlike numbers of samples: {listed}")
+    count_n = next(iter(counts.values()))
+    if count_n == 0:
+        raise CompileFaultError(role, "holds no samples; at least one is needed")
+    return count_n
+
+
+def _labels(array: Array, name: str, count_n: int, *, top1: bool) -> Indices | None:
+    if array.ndim == 0 or len(array) != count_n:
+        got = "a single value" if array.ndim == 0 else f"{len(array)} labels"
+        raise CompileFaultError("labels", f"array {name!r} has {got} for {count_n} samples")
+    if not top1:
+        return None
+    flat = array.reshape(count_n, -1)
+    if array.dtype.kind not in "iu" or flat.shape[1] != 1:
+        got = f"{array.dtype} of shape {shapes.shown(array.shape)}"
+        raise CompileFaultError(
+            "labels", f"array {name!r} must hold one class number (integer) for each sample for top1; got {got}"
+        )
+    return flat[:, 0].astype(np.int64)
+
+
+def check_classes(labels: Indices | None, outputs: tuple[TensorSpec, ...]) -> None:
+    """Raise CompileFaultError when labels lie outside the classes of the model's first output, where that is known."""
+    classes_n = outputs[0].shape[-1] if len(outputs[0].shape) == 2 else None
+    if labels is None or not isinstance(classes_n, int) or classes_n < 2:
+        return
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= classes_n:
+        raise CompileFaultError(
+            "labels", f"run from {low} to {high}; output {outputs[0].name!r} has classes 0 to {classes_n - 1}"
+        )
+
+
+def _quoted(names: list[str]) -> str:
+    listed = ", ".join(repr(name) for name in names[:12])
+    return listed + (", …" if len(names) > 12 else "") if names else "none"
