@@ -28,6 +28,6 @@ def lint(file: ManifestArgument) -> None:
 
 def schema() -> None:
     """Print the JSON Schema of manifests."""
-    from edgefleet_contract.manifest import Manifest
+    from edgefleet_contract.schema import schema_text
 
-    output.write(output.serialise(Manifest.model_json_schema(), "json"))
+    output.write(schema_text())

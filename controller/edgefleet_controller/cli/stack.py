@@ -14,6 +14,7 @@ from edgefleet_controller.cli.session import NOTHING_YET, reader
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from edgefleet_controller.api import StatusResult
     from edgefleet_controller.cli.settings import Settings, StackHandle
     from edgefleet_controller.stack.home import FleetHome
 
@@ -76,25 +77,24 @@ def down(ctx: typer.Context) -> None:
 
 def status(ctx: typer.Context, form: FormatOption = "table") -> None:
     """Show devices, the last apply and the number of health findings, on one screen."""
-    from importlib.metadata import version
-
-    from edgefleet_controller.api import Empty, StatusResult
+    from edgefleet_controller.api import Empty
     from edgefleet_controller.cli.render_state import draw_status
 
-    settings: Settings = ctx.obj
-    api = reader(settings)
+    api = reader(ctx.obj)
     if api is None:
-        output.words(NOTHING_YET)
-        nothing = StatusResult(
-            version=version("edgefleet"),
-            store=str(settings.home().database),
-            running=False,
-            devices=(),
-            revision=None,
-            findings=0,
-        )
-        if form != "table":
-            output.write(output.serialise(output.plain(nothing), form))
+        output.emit(_nothing(ctx.obj), form, lambda console: console.print(NOTHING_YET))
         return
     result = api.status(Empty())
     output.emit(result, form, lambda console: draw_status(console, result))
+
+
+def _nothing(settings: Settings) -> StatusResult:
+    """Return the status of a home where nothing was ever applied."""
+    from importlib.metadata import version
+
+    from edgefleet_controller.api import StatusResult
+
+    store = str(settings.home().database)
+    return StatusResult(
+        version=version("edgefleet"), store=store, running=False, devices=(), revision=None, findings=0
+    )

@@ -1,0 +1,281 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from edgefleet_contract.errors import TransportError, UserInputError
+from edgefleet_controller import api
+from edgefleet_controller.api import ExitCode, Phase
+
+PENDING = api.RevisionStatus(revision=3, phase=Phase.BUILDING)
+
+
+def test_a_private_stack_is_started_for_the_apply_and_stopped_after_it(cli, backend, scripted, manifest, complete):
+    scripted.revisions = [complete]
+    assert cli("apply", str(manifest)).exit_code == 0
+    assert backend.log == [f"start fleet apply {manifest} shared=False port=None", "stop"]
+
+
+def test_a_running_stack_is_used_and_left_running(cli, backend, scripted, manifest, complete):
+    backend.stack_runs = True
+    scripted.revisions = [complete]
+    assert cli("apply", str(manifest)).exit_code == 0
+    assert backend.log == []
+
+
+@pytest.mark.parametrize("place", ["before", "after", "equals", "environment"])
+def test_the_server_may_be_named_anywhere(cli, backend, scripted, manifest, complete, place):
+    scripted.revisions = [complete]
+    url = "http://controller:4180"
+    command = ["apply", str(manifest)]
+    args = {
+        "before": ["--server", url, *command],
+        "after": [*command, "--server", url],
+        "equals": [*command, f"--server={url}"],
+        "environment": command,
+    }[place]
+    env = {"FLEET_SERVER": url} if place == "environment" else {}
+    assert cli(*args, **env).exit_code == 0
+    assert backend.log == [f"remote {url} secret"]
+
+
+def test_json_is_one_object_of_the_documented_shape(cli, scripted, manifest, complete, make_event):
+    scripted.revisions = [complete.model_copy(update={"events": (make_event(1, "built"),)})]
+    result = cli("apply", str(manifest), "-o", "json")
+    data = json.loads(result.stdout)
+    assert data["api"] == "fleet/v1"
+    assert (data["revision"], data["phase"], data["exit_code"]) == (3, "complete", 0)
+    assert "events" not in data
+    (row,) = data["devices"]
+    assert (row["device"], row["model"], row["state"], row["variant"]) == ("local", "digits", "active", "ort/cpu/int8")
+    assert row["tried"] == [
+        {"variant": "tflite/edgetpu/int8", "verdict": "unsupported", "reason": "no Edge TPU found"}
+    ]
+    assert {key: row["parity"][key] for key in ("verdict", "agreement", "worst_sqnr_db")} == {
+        "verdict": "pass",
+        "agreement": 0.999,
+        "worst_sqnr_db": 31.2,
+    }
+    assert row["parity"]["metric"]["kind"] == "top1"
+    assert row["latency"]["ci95_p95_ms"] == [0.049, 0.052]
+    assert row["memory"]["peak_bytes"] == 31457280
+    assert (row["energy"]["status"], row["energy"]["reason"]) == ("unmeasured", "no power sensor on this device")
+    assert row["placement"]["nodes"] == {"CPUExecutionProvider": 12}
+    assert row["evidence"] == "executed-on-device"
+
+
+def test_yaml_says_the_same_as_json(cli, scripted, manifest, complete):
+    import yaml
+
+    scripted.revisions = [complete]
+    as_yaml = yaml.safe_load(cli("apply", str(manifest), "-o", "yaml").stdout)
+    assert as_yaml == json.loads(cli("apply", str(manifest), "-o", "json").stdout)
+
+
+def test_progress_goes_to_stderr_and_nothing_but_the_result_to_stdout(cli, scripted, manifest, complete, make_event):
+    scripted.revisions = [PENDING.model_copy(update={"events": (make_event(1, "calibrating"),)}), complete]
+    result = cli("apply", str(manifest), "-o", "json")
+    assert "build digits ort/cpu/int8: calibrating" in result.stderr
+    assert json.loads(result.stdout)["phase"] == "complete"
+    assert "\x1b" not in result.output
+
+
+def test_events_are_asked_for_only_once(cli, scripted, manifest, complete, make_event):
+    scripted.revisions = [PENDING.model_copy(update={"events": (make_event(7, "calibrating"),)}), complete]
+    cli("apply", str(manifest))
+    assert [query.after_event for query in scripted.asked("revision")] == [0, 7]
+
+
+def test_only_files_the_controller_lacks_are_sent_and_each_content_once(cli, scripted, manifest, complete):
+    scripted.revisions = [complete]
+    result = cli("apply", str(manifest))
+    assert len(scripted.asked("put_blob")) == 2
+    assert "sent 2 file(s)" in result.stderr
+    cli("apply", str(manifest))
+    assert len(scripted.asked("put_blob")) == 2
+
+
+def test_the_request_names_every_file_by_content(cli, scripted, manifest, complete):
+    scripted.revisions = [complete]
+    cli("apply", str(manifest), "--prune", "--yes")
+    (request,) = scripted.asked("apply")
+    assert set(request.files) == {"digits.onnx", "digits.npz"}
+    assert request.files["digits.npz"].size_bytes == 22
+    assert request.prune
+
+
+@pytest.mark.parametrize(
+    ("phase", "code"),
+    [(Phase.COMPLETE, 0), (Phase.FAILED, 3), (Phase.ABORTED, 4), (Phase.ERROR, 1)],
+)
+def test_a_final_phase_without_an_exit_code_has_its_own(cli, scripted, manifest, phase, code):
+    scripted.revisions = [api.RevisionStatus(revision=3, phase=phase)]
+    result = cli("apply", str(manifest), "-o", "json")
+    assert result.exit_code == code
+    assert json.loads(result.stdout)["exit_code"] == code
+
+
+def test_the_controllers_exit_code_counts(cli, scripted, manifest):
+    scripted.revisions = [api.RevisionStatus(revision=3, phase=Phase.FAILED, exit_code=5)]
+    assert cli("apply", str(manifest)).exit_code == 5
+
+
+def test_a_timeout_ends_with_4_and_the_rows_so_far(cli, scripted, manifest, active_row):
+    scripted.revisions = [PENDING.model_copy(update={"devices": (active_row,)})]
+    result = cli("apply", str(manifest), "--timeout", "5s", "-o", "json")
+    assert result.exit_code == ExitCode.PARTIAL
+    data = json.loads(result.stdout)
+    assert (data["exit_code"], data["phase"], len(data["devices"])) == (4, "building", 1)
+    assert "not done after 5 s" in result.stderr
+    assert "--timeout 1h" in result.stderr
+    assert len(scripted.asked("revision")) == 6
+
+
+def test_ctrl_c_on_a_running_stack_detaches_and_says_how_to_attach_again(cli, backend, scripted, manifest):
+    backend.stack_runs = True
+    scripted.revisions = [PENDING, KeyboardInterrupt()]
+    result = cli("apply", str(manifest), "-o", "json")
+    assert result.exit_code == ExitCode.DETACHED
+    assert "fleet status" in result.stderr
+    assert f"fleet apply {manifest}" in result.stderr
+    assert json.loads(result.stdout)["exit_code"] == 130
+
+
+def test_ctrl_c_on_a_private_stack_stops_it_and_says_that_work_resumes(cli, backend, scripted, manifest):
+    scripted.revisions = [PENDING, KeyboardInterrupt()]
+    result = cli("apply", str(manifest))
+    assert result.exit_code == ExitCode.DETACHED
+    assert backend.log[-1] == "stop"
+    assert f"To go on: fleet apply {manifest}" in result.stderr
+
+
+def test_no_wait_starts_the_apply_and_leaves(cli, backend, scripted, manifest):
+    backend.stack_runs = True
+    scripted.revisions = [PENDING]
+    result = cli("apply", str(manifest), "--no-wait", "-o", "json")
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)["phase"] == "building"
+    assert len(scripted.asked("revision")) == 1
+
+
+def test_no_wait_is_refused_when_the_stack_would_end_with_the_command(cli, scripted, manifest):
+    result = cli("apply", str(manifest), "--no-wait")
+    assert result.exit_code == ExitCode.USAGE
+    assert "fleet up" in result.stderr
+    assert scripted.asked("apply") == []
+
+
+def test_nothing_changed_is_one_line_and_still_the_table(cli, scripted, manifest, complete):
+    scripted.accepted = api.ApplyAccepted(revision=3, changed=False)
+    scripted.revisions = [complete]
+    result = cli("apply", str(manifest))
+    assert result.exit_code == 0
+    assert result.stdout.splitlines()[0] == "no change: revision 3 is already active on 1 device(s)"
+    assert "ort/cpu/int8" in result.stdout
+    assert json.loads(cli("apply", str(manifest), "-o", "json").stdout)["changed"] is False
+
+
+def test_an_unfinished_revision_is_followed_even_when_nothing_changed(cli, scripted, manifest, complete):
+    scripted.accepted = api.ApplyAccepted(revision=3, changed=False)
+    scripted.revisions = [PENDING, complete]
+    assert cli("apply", str(manifest)).exit_code == 0
+
+
+def test_a_refusal_names_device_model_measured_value_limit_and_next_command(cli, scripted, manifest, refused_row):
+    scripted.revisions = [
+        api.RevisionStatus(revision=3, phase=Phase.FAILED, exit_code=3, devices=(refused_row,), reason="1 refused")
+    ]
+    result = cli("apply", str(manifest))
+    assert result.exit_code == ExitCode.GATE_FAILED
+    assert "kiosk-1/lite0: refused" in result.stderr
+    assert "ort/cpu/fp32: failed: p95 31 ms is above the limit of 20 ms" in result.stderr
+    assert "next: fleet evidence --device kiosk-1 --model lite0" in result.stderr
+
+
+def removal(action: str) -> api.PlanResult:
+    row = api.DeviceModelPlan(device="local", model="old", chain=(), action=action)
+    return api.PlanResult(changed=True, builds=(), devices=(row,))
+
+
+def test_prune_without_a_terminal_needs_yes(cli, scripted, manifest):
+    scripted.answers["plan"] = removal("remove")
+    result = cli("apply", str(manifest), "--prune")
+    assert result.exit_code == ExitCode.USAGE
+    assert "local/old" in result.stderr
+    assert "--yes" in result.stderr
+    assert scripted.asked("apply") == []
+
+
+def test_prune_that_removes_nothing_does_not_ask(cli, scripted, manifest, complete):
+    scripted.answers["plan"] = removal("deploy")
+    scripted.revisions = [complete]
+    assert cli("apply", str(manifest), "--prune").exit_code == 0
+
+
+def test_an_error_with_a_path_is_placed_in_the_manifest(cli, scripted, manifest):
+    error = UserInputError("no device matches 'all'", next_step="fleet devices")
+    error.path = ("deployments", 0, "to")  # type: ignore[attr-defined]
+    scripted.errors["apply"] = error
+    result = cli("apply", str(manifest))
+    assert result.exit_code == ExitCode.USAGE
+    assert "manifest.yaml:5:" in result.stderr
+    assert "no device matches 'all'" in result.stderr
+    assert "next: fleet devices" in result.stderr
+    assert result.stdout == ""
+
+
+def test_a_lost_controller_is_an_error_and_the_private_stack_is_stopped(cli, backend, scripted, manifest):
+    scripted.revisions = [TransportError("the controller could not be reached")]
+    result = cli("apply", str(manifest))
+    assert result.exit_code == ExitCode.ERROR
+    assert "could not be reached" in result.stderr
+    assert backend.log[-1] == "stop"
+
+
+@pytest.mark.parametrize("timeout", ["10", "soon", "-1s", ""])
+def test_a_timeout_without_a_unit_is_refused_by_name(cli, backend, manifest, timeout):
+    result = cli("apply", str(manifest), "--timeout", timeout)
+    assert result.exit_code == ExitCode.USAGE
+    assert "--timeout" in result.stderr
+    assert backend.log == []
+
+
+def test_a_bad_manifest_starts_nothing(cli, backend, manifest):
+    manifest.write_text(manifest.read_text().replace("source:", "sorce:"), encoding="utf-8")
+    result = cli("apply", str(manifest))
+    assert result.exit_code == ExitCode.USAGE
+    assert "manifest.yaml:3:" in result.stderr
+    assert "did you mean 'source'" in result.stderr
+    assert backend.log == []
+
+
+def test_a_plan_shows_builds_chain_bytes_and_what_is_skipped(cli, scripted, manifest, active_row):
+    row = api.DeviceModelPlan(
+        device="local",
+        model="digits",
+        chain=("ort/cpu/int8", "ort/cpu/fp32"),
+        skipped=active_row.tried,
+        bytes_to_move=2048,
+        action="deploy",
+    )
+    build = api.BuildPlan(model="digits", variant="ort/cpu/int8", cached=False)
+    scripted.answers["plan"] = api.PlanResult(changed=True, builds=(build,), devices=(row,))
+    result = cli("plan", str(manifest))
+    assert result.exit_code == 0
+    for text in ("deploy", "2.0 KiB", "ort/cpu/fp32", "no Edge TPU found"):
+        assert text in result.stdout
+    assert json.loads(cli("plan", str(manifest), "-o", "json").stdout)["devices"][0]["bytes_to_move"] == 2048
+    assert scripted.asked("apply") == []
+
+
+@pytest.mark.parametrize(("changed", "code"), [(False, 0), (True, 2)])
+def test_the_detailed_exit_code_tells_whether_something_would_change(cli, scripted, manifest, changed, code):
+    scripted.answers["plan"] = api.PlanResult(changed=changed, builds=(), devices=())
+    assert cli("plan", str(manifest), "--detailed-exitcode").exit_code == code
+    assert cli("plan", str(manifest)).exit_code == 0
+
+
+def test_with_the_detailed_exit_code_a_bad_manifest_is_1_so_that_2_stays_clear(cli, manifest):
+    manifest.write_text("fleet: v2\n", encoding="utf-8")
+    assert cli("plan", str(manifest), "--detailed-exitcode").exit_code == 1
+    assert cli("plan", str(manifest)).exit_code == 2
