@@ -1,0 +1,174 @@
+"""What each command of `edgefleet-agent` does. Data goes to standard output, words to standard error."""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import json
+import logging
+import os
+import signal
+import socket
+import sqlite3
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TextIO
+
+from edgefleet_agent.activate import Activator
+from edgefleet_agent.blobs import DOCUMENT_NAME, Storage
+from edgefleet_agent.config import AgentConfig, ConfigError, config_from, parse_labels, parse_name, parse_period_s
+from edgefleet_agent.filesystem import Filesystem
+from edgefleet_agent.records import AgentState
+from edgefleet_agent.state import StateError, StateStore, open_database
+from edgefleet_agent.trial import run_in_worker, trial_of
+from edgefleet_contract.base import Record
+from edgefleet_contract.child import ChildLimits, exit_when_closed
+from edgefleet_contract.errors import DeviceError
+from edgefleet_contract.evidence import Verdict
+from edgefleet_contract.job import QualifyJob
+from edgefleet_contract.profile import Profile
+
+log = logging.getLogger(__name__)
+
+DATABASE_NAME = "agent.db"
+
+
+def run(options: argparse.Namespace) -> int:
+    """Serve this device until a signal, or the end of standard input, stops it."""
+    from edgefleet_agent.link import MqttLink
+    from edgefleet_agent.resident import Ports, Resident
+    from edgefleet_contract.topics import DeviceTopics
+
+    config = config_from(options)
+    if config.exit_with_stdin:
+        exit_when_closed(sys.stdin.buffer)
+    with _locked(config.home):
+        opened = open_database(config.home / DATABASE_NAME)
+        topics = DeviceTopics(config.site, config.device)
+        ports = Ports(
+            make_link=lambda will, events: MqttLink(config.broker, topics, will, events),
+            probe=lambda: _probe_here(config),
+        )
+        resident = Resident(config, opened, ports)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: resident.stop())
+        resident.start()
+        resident.run()
+    return 0
+
+
+def _locked(home: Path) -> TextIO:
+    """Return the home's lock file, locked until it is closed. Raises StateError."""
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        lock = (home / "agent.lock").open("a", encoding="ascii")
+    except OSError as error:
+        msg = f"cannot use {home} as a home: {error.strerror}"
+        raise StateError(msg, next_step="give --home a folder that can be written") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        lock.close()
+        msg = f"another agent runs on {home}"
+        raise StateError(msg, next_step="stop it, or give another --home") from error
+    return lock
+
+
+def _probe_here(config: AgentConfig) -> Profile:
+    from edgefleet_agent.probe import probe_engines_in_child, probe_profile
+
+    engines = probe_engines_in_child(config.test_runtimes)
+    return probe_profile(config.site, config.device, config.labels, engines, disk=config.home)
+
+
+def probe(options: argparse.Namespace) -> int:
+    """Print what this device is and can do."""
+    from edgefleet_agent.probe import probe_engines_in_child, probe_profile
+
+    device = parse_name(options.device or os.environ.get("EDGEFLEET_DEVICE") or _host_name(), "--device")
+    site = parse_name(options.site or os.environ.get("EDGEFLEET_SITE") or "local", "--site")
+    labels = parse_labels(options.label)
+    profile = probe_profile(site, device, labels, probe_engines_in_child(options.test_runtimes))
+    if options.output == "json":
+        _print_json(profile)
+        return 0
+    what = [("device", profile.device), ("arch", profile.arch), ("os", profile.os), ("cpu", profile.cpu_model)]
+    engines = [
+        (engine.target, f"{engine.status.value} {engine.version or engine.reason or ''}") for engine in profile.engines
+    ]
+    _print_table([*what, *engines])
+    return 0
+
+
+def _host_name() -> str:
+    name = "".join(letter if letter.isalnum() else "-" for letter in socket.gethostname().lower())
+    return name.strip("-")[:63].strip("-") or "device"
+
+
+def qualify(options: argparse.Namespace) -> int:
+    """Prove one artifact and print the trial; 3 when it does not qualify."""
+    folder: Path = options.artifact_dir.absolute()
+    if not (folder / DOCUMENT_NAME).is_file():
+        msg = f"{folder} holds no {DOCUMENT_NAME}"
+        raise ConfigError(msg, next_step="give the folder of an artifact, as `fleet build --out DIR` writes it")
+    limits = ChildLimits(timeout_s=parse_period_s(options.trial_timeout, "--trial-timeout"))
+    trial = trial_of(run_in_worker(QualifyJob(artifact_dir=str(folder), test_runtimes=options.test_runtimes), limits))
+    if trial is None:
+        msg = "the trial was cancelled"
+        raise DeviceError(msg)
+    if options.output == "json":
+        _print_json(trial)
+    else:
+        _print_table(
+            [("verdict", trial.verdict.value), ("gate", trial.gate and trial.gate.value), ("reason", trial.reason)]
+        )
+    return 0 if trial.verdict is Verdict.QUALIFIED else 3
+
+
+def status(options: argparse.Namespace) -> int:
+    """Print what serves, how far each model has come, and how many reports wait."""
+    given = options.home or os.environ.get("EDGEFLEET_AGENT_HOME")
+    if not given or not (Path(given) / DATABASE_NAME).exists():
+        msg = f"no agent has run on {given or 'a home'}"
+        raise ConfigError(msg, next_step="give --home the folder `edgefleet-agent run` was given")
+    home = Path(given).absolute()
+    state, waiting_n = _read_state(home / DATABASE_NAME)
+    activator = Activator(home, Storage(home, Filesystem()), Filesystem())
+    serving = {model: held.model_dump(mode="json") for model, held in activator.on_disk().items()}
+    models = {
+        progress.model: {
+            "state": progress.said.state.value if progress.said else None,
+            "findings": [finding.model_dump(mode="json") for finding in progress.findings],
+        }
+        for progress in state.models
+    }
+    if options.output == "json":
+        body = {"generation": state.generation, "reports_waiting": waiting_n, "serving": serving, "models": models}
+        sys.stdout.write(json.dumps(body, indent=2) + "\n")
+        return 0
+    _print_table([("generation", state.generation), ("reports waiting", waiting_n)])
+    _print_table((model, f"{held['variant']} {held['artifact']}") for model, held in serving.items())
+    return 0
+
+
+def _read_state(path: Path) -> tuple[AgentState, int]:
+    try:
+        connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+        state = StateStore(connection).load()
+        waiting_n = connection.execute("SELECT count(*) FROM report").fetchone()[0]
+        connection.close()
+    except (sqlite3.DatabaseError, ValueError) as error:
+        msg = f"{path} cannot be read: {error}"
+        raise StateError(msg, next_step="start the agent once: it moves a damaged file aside") from error
+    return state, int(waiting_n)
+
+
+def _print_json(record: Record) -> None:
+    sys.stdout.write(record.model_dump_json(indent=2) + "\n")
+
+
+def _print_table(rows: Iterable[tuple[str, object]]) -> None:
+    for name, value in rows:
+        if value is not None:
+            sys.stdout.write(f"{name:<24} {value}\n")

@@ -1,0 +1,426 @@
+"""The resident agent: one loop that takes one event at a time and decides everything.
+
+paho's thread and the background thread only enqueue. This process imports neither numpy nor a model runtime: all
+that touches a model happens in worker processes.
+"""
+
+from __future__ import annotations
+
+import heapq
+import logging
+import queue
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from edgefleet_agent.activate import Activator
+from edgefleet_agent.background import Background
+from edgefleet_agent.blobs import Storage
+from edgefleet_agent.config import AgentConfig
+from edgefleet_agent.fetch import BlobHashed, Chunk, Fetcher, FetchPorts
+from edgefleet_agent.filesystem import Filesystem
+from edgefleet_agent.link import Link, LinkDown, LinkEvent, LinkUp, Received
+from edgefleet_agent.outbox import Outbox, Sender
+from edgefleet_agent.reconcile import step
+from edgefleet_agent.records import (
+    Action,
+    Activate,
+    Activated,
+    ActivationFailed,
+    AgentState,
+    CancelWork,
+    CollectGarbage,
+    Deactivate,
+    DesiredReceived,
+    Event,
+    Facts,
+    Fetch,
+    RequalifyAsked,
+    RetryDue,
+    RetryLater,
+    Say,
+    Started,
+    StartTrial,
+    TrialDone,
+)
+from edgefleet_agent.state import Opened, StateStore, machine_boot_id
+from edgefleet_agent.trial import RunTrialJob, TrialPorts, run_in_worker, run_trial
+from edgefleet_contract.child import ChildLimits
+from edgefleet_contract.desired import DesiredState
+from edgefleet_contract.errors import WireError
+from edgefleet_contract.profile import Profile
+from edgefleet_contract.report import ChunkRefusal, ChunkRequest, Command, Heartbeat, Presence, ProfileReport, ReportAck
+from edgefleet_contract.topics import DeviceTopics, parse_block
+from edgefleet_contract.wire import decode, decode_as, encode
+
+log = logging.getLogger(__name__)
+
+_COMMAND: TypeAdapter[ChunkRefusal | Any] = TypeAdapter(Command)
+_DISK_RETRY_S = 5.0
+"""Wait before an event is tried again whose outcome could not be written down."""
+_STOP_WAIT_S = 0.5
+_IDLE_S = 60.0
+
+
+@dataclass(frozen=True)
+class ProfileReady:
+    """The device has been probed."""
+
+    profile: Profile
+
+
+@dataclass(frozen=True)
+class Stop:
+    """End the loop."""
+
+
+@dataclass(frozen=True)
+class Ports:
+    """What the agent reaches the world through.
+
+    Attributes:
+        make_link: builds the connection from a will and the queue its events go to.
+        probe: finds out what this device is; runs on the background thread.
+        filesystem: file operations.
+        run_job: runs a qualification in a worker.
+        clock_s: monotonic time in seconds.
+        now_ns: wall time in nanoseconds since the epoch.
+        machine_boot: identity of this boot of the machine.
+    """
+
+    make_link: Callable[[Callable[[int], bytes], queue.SimpleQueue[Any]], Link]
+    probe: Callable[[], Profile]
+    filesystem: Filesystem = field(default_factory=Filesystem)
+    run_job: RunTrialJob = run_in_worker
+    clock_s: Callable[[], float] = time.monotonic
+    now_ns: Callable[[], int] = time.time_ns
+    machine_boot: Callable[[], str] = machine_boot_id
+
+
+class Resident:
+    """The agent on one home. Call `start`, then `run` until it returns.
+
+    Args:
+        config: what the agent was started with.
+        opened: its database.
+        ports: the world.
+    """
+
+    def __init__(self, config: AgentConfig, opened: Opened, ports: Ports) -> None:
+        self._config = config
+        self._ports = ports
+        self._topics = DeviceTopics(config.site, config.device)
+        self._store = StateStore(opened.connection)
+        self._state: AgentState = self._store.load()
+        self._outbox = Outbox(opened.connection, config.device, config.site)
+        self._storage = Storage(config.home, ports.filesystem)
+        self._activator = Activator(config.home, self._storage, ports.filesystem)
+        self.events: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._background = Background()
+        self._link = ports.make_link(self._will, self.events)
+        self._sender = Sender(self._outbox, self._publish_report, ports.clock_s)
+        self._fetcher = Fetcher(self._storage, self._fetch_ports())
+        self._profile: Profile | None = None
+        self._connection = 0
+        self._timers: list[tuple[float, int, Event]] = []
+        self._deferred: list[Event] = []
+        self._heartbeat_at_s = 0.0
+        self._stopping = False
+        self.malformed_n = 0
+        """Messages that did not follow the contract, or were not for this device."""
+
+    def _fetch_ports(self) -> FetchPorts:
+        return FetchPorts(
+            publish=self._publish_request,
+            emit=self.events.put,
+            submit=lambda task: self._background.submit(lambda _: self.events.put(task())),
+            make_room=self._make_room,
+            clock_s=self._ports.clock_s,
+        )
+
+    def start(self) -> None:
+        """Probe the device in the background; the rest follows when that is done."""
+        self._background.submit(lambda _: self.events.put(ProfileReady(self._ports.probe())))
+
+    def stop(self) -> None:
+        """Ask the loop to end. Safe to call from a signal handler."""
+        self.events.put(Stop())
+
+    def run(self) -> None:
+        """Take events until told to stop, then end within a second: worker killed, farewell said."""
+        while not self._stopping:
+            self.turn(self._wait_s())
+        self._background.cancel()
+        self._fetcher.stop()
+        if self._background.wait_idle(_STOP_WAIT_S):
+            self._store.end_attempts()
+        self._link.stop(self._presence(self._connection, online=False))
+        log.info("stopped")
+
+    def turn(self, wait_s: float) -> bool:
+        """Take one event, waiting at most this long, and do what is due; return whether there was one."""
+        try:
+            event = self.events.get(timeout=max(wait_s, 0.0))
+        except queue.Empty:
+            event = None
+        if event is not None:
+            self._take(event)
+        self._do_due()
+        return event is not None
+
+    def _wait_s(self) -> float:
+        now_s = self._ports.clock_s()
+        due = [now_s + _IDLE_S, self._sender.due_s(), self._fetcher.due_s()]
+        if self._sender.connected:
+            due.append(self._heartbeat_at_s)
+        if self._timers:
+            due.append(self._timers[0][0])
+        return min(due_s for due_s in due if due_s is not None) - now_s
+
+    def _take(self, event: LinkEvent | Event | BlobHashed | ProfileReady | Stop) -> None:
+        if isinstance(event, Received):
+            self._on_received(event)
+        elif isinstance(event, LinkUp):
+            self._on_link_up(event)
+        elif isinstance(event, LinkDown):
+            self._on_link_down(event)
+        elif isinstance(event, BlobHashed):
+            self._fetcher.on_hashed(event)
+        elif isinstance(event, ProfileReady):
+            self._on_profile(event.profile)
+        elif isinstance(event, Stop):
+            self._stopping = True
+        else:
+            self._decide(event)
+
+    def _do_due(self) -> None:
+        now_s = self._ports.clock_s()
+        while self._timers and self._timers[0][0] <= now_s:
+            self._decide(heapq.heappop(self._timers)[2])
+        self._fetcher.pump()
+        self._sender.pump()
+        if self._sender.connected and now_s >= self._heartbeat_at_s:
+            self._heartbeat_at_s = now_s + self._config.heartbeat_s
+            self._link.publish(self._topics.heartbeat, encode(self._heartbeat()), qos=0)
+
+    def _on_profile(self, profile: Profile) -> None:
+        log.info("this is %s at %s, profile %s", profile.device, profile.site, profile.digest)
+        self._profile = profile
+        with self._store.transaction():
+            self._outbox.add(ProfileReport(profile=profile), self._ports.now_ns())
+        strikes = self._store.open_strikes(self._ports.machine_boot())
+        self._decide(Started(self._activator.on_disk(), strikes))
+        self._link.start()
+
+    def _on_link_up(self, event: LinkUp) -> None:
+        log.info("connected (%d)", event.connection)
+        self._connection = event.connection
+        self._publish_presence()
+        self._heartbeat_at_s = self._ports.clock_s() + self._config.heartbeat_s
+        self._sender.on_connected()
+        self._fetcher.set_connected(True)
+
+    def _on_link_down(self, event: LinkDown) -> None:
+        if self._sender.connected:
+            log.warning("disconnected: %s", event.reason)
+        self._sender.connected = False
+        self._fetcher.set_connected(False)
+
+    def _on_received(self, message: Received) -> None:
+        try:
+            self._read(message)
+        except WireError as error:
+            self.malformed_n += 1
+            log.warning("a message on %s is refused: %s", message.topic, error)
+
+    def _read(self, message: Received) -> None:
+        if message.topic == self._topics.desired:
+            if message.payload:  # an empty one only says that nothing is retained any more
+                self._on_desired(decode(DesiredState, message.payload))
+        elif message.topic == self._topics.ack:
+            self._sender.on_ack(decode(ReportAck, message.payload))
+        elif message.topic == self._topics.command:
+            self._on_command(decode_as(_COMMAND, message.payload))
+        else:
+            self._fetcher.on_chunk(_chunk_of(message))
+
+    def _on_desired(self, desired: DesiredState) -> None:
+        if (desired.site, desired.device) != (self._config.site, self._config.device):
+            msg = f"desired state for {desired.site}/{desired.device} sent to {self._config.site}/{self._config.device}"
+            raise WireError(msg)
+        log.info("desired state, generation %d (have %d)", desired.generation, self._state.generation)
+        self._decide(DesiredReceived(desired))
+
+    def _on_command(self, command: Command) -> None:
+        if isinstance(command, ChunkRefusal):
+            self._fetcher.on_refusal(command)
+        else:
+            self._decide(RequalifyAsked(command.model))
+
+    def _decide(self, event: Event) -> None:
+        """Let the rules take an event; what they decide is written down before it is done."""
+        if self._profile is None:
+            log.warning("%s came before the device was probed", type(event).__name__)
+            return
+        if self._deferred and event is not self._deferred[0]:
+            self._deferred.append(event)
+            return
+        before = self._state
+        after, actions = step(before, event, Facts(self._profile, self._ports.now_ns()))
+        try:
+            self._write_down(event, before, after, actions)
+        except sqlite3.OperationalError as error:
+            self._defer(event, error)
+            return
+        self._state = after
+        if after.generation != before.generation:
+            self._publish_presence()
+        for action in actions:
+            self._carry_out(action)
+        self._undefer(event)
+
+    def _write_down(self, event: Event, before: AgentState, after: AgentState, actions: tuple[Action, ...]) -> None:
+        now_ns = self._ports.now_ns()
+        is_verdict = isinstance(event, TrialDone) and before.work is not None and before.work.token == event.token
+        with self._store.transaction():
+            if is_verdict or isinstance(event, Started) or any(isinstance(act, CancelWork) for act in actions):
+                self._store.end_attempts()
+            for action in actions:
+                if isinstance(action, Say):
+                    self._outbox.add(action.body, now_ns)
+                elif isinstance(action, StartTrial):
+                    self._store.begin_attempt(action.artifact, self._ports.machine_boot(), now_ns)
+            self._store.save(before, after)
+
+    def _defer(self, event: Event, error: sqlite3.OperationalError) -> None:
+        """Keep an event, and those after it, until the disk takes its outcome."""
+        log.error("state cannot be written (%s); trying again in %g s", error, _DISK_RETRY_S)
+        if not self._deferred:
+            self._deferred.append(event)
+        self._make_room()
+        self._at(_DISK_RETRY_S, self._deferred[0])
+
+    def _undefer(self, event: Event) -> None:
+        if not self._deferred or event is not self._deferred[0]:
+            return
+        waiting, self._deferred = self._deferred[1:], []
+        for later in waiting:
+            self._decide(later)
+
+    def _at(self, delay_s: float, event: Event) -> None:
+        order = time.monotonic_ns()  # only tells two timers of one instant apart
+        heapq.heappush(self._timers, (self._ports.clock_s() + delay_s, order, event))
+
+    def _carry_out(self, action: Action) -> None:
+        if isinstance(action, Fetch):
+            self._fetcher.start(action)
+        elif isinstance(action, StartTrial):
+            self._start_trial(action)
+        elif isinstance(action, CancelWork):
+            self._fetcher.cancel(action.token)
+            self._background.cancel()
+        elif isinstance(action, Activate):
+            self._activate(action)
+        elif isinstance(action, RetryLater):
+            self._at(action.delay_s, RetryDue(action.model))
+        elif isinstance(action, (Deactivate, CollectGarbage)):
+            self._tidy(action)
+
+    def _start_trial(self, order: StartTrial) -> None:
+        ports = TrialPorts(
+            storage=self._storage,
+            limits=ChildLimits(timeout_s=self._config.trial_timeout_s, memory_bytes=self._worker_memory_bytes()),
+            energy_unmeasured_reason=self._profile.energy_unmeasured_reason if self._profile else None,
+            test_runtimes=self._config.test_runtimes,
+            run_job=self._ports.run_job,
+        )
+
+        def task(cancelled: threading.Event) -> None:
+            done = run_trial(order, ports, cancelled)
+            if done is not None:
+                self.events.put(done)
+
+        log.info("qualifying %s", order.artifact)
+        self._background.submit(task)
+
+    def _worker_memory_bytes(self) -> int:
+        if self._config.worker_memory_bytes is not None or self._profile is None:
+            return self._config.worker_memory_bytes or ChildLimits().memory_bytes
+        return self._profile.memory_bytes * 4 // 5
+
+    def _activate(self, order: Activate) -> None:
+        try:
+            self._activator.activate(order.model, order.serving, order.finding, self._ports.now_ns())
+        except OSError as error:
+            log.exception("%s could not be switched", order.model)
+            self.events.put(ActivationFailed(order.token, str(error)))
+            return
+        log.info("%s serves %s, %s", order.model, order.serving.variant, order.serving.artifact)
+        self.events.put(Activated(order.token))
+
+    def _tidy(self, action: Deactivate | CollectGarbage) -> None:
+        try:
+            if isinstance(action, Deactivate):
+                self._activator.deactivate(action.model)
+            else:
+                self._activator.collect_garbage(action.keep)
+        except OSError as error:
+            log.warning("tidying up: %s", error)
+
+    def _make_room(self) -> None:
+        wishes = [progress.wish for progress in self._state.models if progress.wish is not None]
+        wanted = frozenset(candidate.artifact for wish in wishes for candidate in wish.chain)
+        try:
+            freed_bytes = self._activator.collect_garbage(wanted, keep_unused_bytes=0)
+            log.info("made room: %d bytes", freed_bytes)
+        except OSError as error:
+            log.warning("making room: %s", error)
+
+    def _publish_report(self, body: bytes) -> None:
+        self._link.publish(self._topics.event, body, qos=1)
+
+    def _publish_request(self, request: ChunkRequest) -> None:
+        self._link.publish(self._topics.get, encode(request), qos=1)
+
+    def _publish_presence(self) -> None:
+        if self._connection > 0:
+            body = self._presence(self._connection, online=True)
+            self._link.publish(self._topics.state, body, qos=1, retain=True)
+
+    def _will(self, connection: int) -> bytes:
+        return self._presence(connection, online=False)
+
+    def _presence(self, connection: int, *, online: bool) -> bytes:
+        presence = Presence(
+            device=self._config.device,
+            site=self._config.site,
+            online=online,
+            boot=self._outbox.boot,
+            connection=connection,
+            generation=self._state.generation,
+            profile=self._profile.digest if self._profile else "sha256:" + "0" * 64,
+        )
+        return encode(presence)
+
+    def _heartbeat(self) -> Heartbeat:
+        return Heartbeat(
+            boot=self._outbox.boot,
+            generation=self._state.generation,
+            outbox_n=self._outbox.count,
+            sent_at_ns=self._ports.now_ns(),
+        )
+
+
+def _chunk_of(message: Received) -> Chunk:
+    """Return the chunk a message brings. Raises WireError when its topic or properties are not a chunk's."""
+    prefix, index = parse_block(message.topic)
+    digest, sha256 = message.properties.get("digest", ""), message.properties.get("sha256", "")
+    if not digest.startswith(f"sha256:{prefix}") or not sha256:
+        msg = "a chunk without its digests"
+        raise WireError(msg)
+    return Chunk(index, digest, sha256, message.payload)
