@@ -10,8 +10,9 @@ from typing import TypeVar
 
 from edgefleet_agent.outputs import make_feeder, run_samples
 from edgefleet_agent.qualify.clocks import real_clocks
+from edgefleet_agent.qualify.conditions import read_conditions
 from edgefleet_agent.qualify.latency import Start, measure_latency, require_single_stream
-from edgefleet_agent.qualify.trial import SPINNING, conditions, run_trial
+from edgefleet_agent.qualify.trial import SPINNING, run_trial
 from edgefleet_agent.runtimes.base import Array, Session
 from edgefleet_agent.runtimes.registry import find_runtime, probe_engines
 from edgefleet_agent.samples import Samples, load_samples, save_arrays
@@ -100,7 +101,8 @@ def _bench(job: BenchJob) -> BenchAnswer:
     latency = measure_latency(
         session.bind(feeds), job.latency, start=Start(load_ns, first_ns), spinning=SPINNING, clocks=clocks
     )
-    return BenchAnswer(latency=latency, conditions=conditions(variant.runtime, runtime.version, job.latency.threads))
+    conditions = read_conditions(variant.runtime, runtime.version, threads=job.latency.threads, spinning=SPINNING)
+    return BenchAnswer(latency=latency, conditions=conditions)
 
 
 def _timed(now_ns: Callable[[], int], work: Callable[[], T]) -> tuple[T, int]:

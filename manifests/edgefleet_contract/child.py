@@ -10,6 +10,7 @@ garbage on the pipe.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import resource
@@ -23,13 +24,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import IO
+from typing import IO, NoReturn
 
 _PR_SET_PDEATHSIG = 1
 _ANSWER_FD_ENV = "EDGEFLEET_ANSWER_FD"
 _MEMORY_ENV = "EDGEFLEET_MEMORY_BYTES"
+_PARENT_ENV = "EDGEFLEET_PARENT_PID"
 _POLL_S = 0.05
 _STDERR_TAIL_BYTES = 8192
+_EXIT_GRACE_S = 10.0
+_ADDRESS_SPACE_SLACK_BYTES = 8 * 1024**3
 OUT_OF_MEMORY_EXIT = 86
 """Exit code by which a child says that an allocation failed under its limit."""
 
@@ -83,6 +87,8 @@ def run_child(
 ) -> ChildOutcome:
     """Start a child, hand it `request`, and wait for its answer or its end.
 
+    The child is killed when the thread that calls this ends, so call it from one that stays.
+
     Args:
         argv: the command; the program must end in `serve_child`.
         request: written to the child's standard input, then closed.
@@ -93,47 +99,55 @@ def run_child(
     """
     started_s = time.monotonic()
     read_fd, write_fd = os.pipe()
-    environment = {
-        **(os.environ if env is None else env),
-        _ANSWER_FD_ENV: str(write_fd),
-        _MEMORY_ENV: str(limits.memory_bytes),
-    }
     try:
-        process = subprocess.Popen(
-            list(argv),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            pass_fds=(write_fd,),
-            env=environment,
-        )
-    except OSError:
+        process = _start(argv, write_fd, limits, os.environ if env is None else env)
+    except BaseException:
         os.close(read_fd)
         raise
     finally:
         os.close(write_fd)
-    if on_started is not None:
-        on_started(process.pid)
     tail = _Tail(process.stderr)
     feeder = threading.Thread(target=_feed, args=(process.stdin, request), daemon=True)
-    feeder.start()
+    watch = _Watch(process, read_fd, limits, started_s, cancelled, _oom_kills())
     try:
-        end, answer, reason = _await(process, read_fd, limits, started_s, cancelled)
+        feeder.start()
+        if on_started is not None:
+            on_started(process.pid)
+        end, answer, reason = watch.wait()
     finally:
         os.close(read_fd)
         _reap(process)
-        feeder.join(timeout=1.0)
+    feeder.join(timeout=1.0)
     return ChildOutcome(end, answer, reason, tail.text(), time.monotonic() - started_s)
+
+
+def _start(argv: Sequence[str], write_fd: int, limits: ChildLimits, env: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        list(argv),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        pass_fds=(write_fd,),
+        env={
+            **env,
+            _ANSWER_FD_ENV: str(write_fd),
+            _MEMORY_ENV: str(limits.memory_bytes),
+            _PARENT_ENV: str(os.getpid()),
+        },
+        # Of its own session, so that Ctrl-C on the terminal reaches only the parent, which decides, and so that
+        # whatever the child starts can be killed with it.
+        start_new_session=True,
+    )
 
 
 def _feed(pipe: IO[bytes] | None, request: bytes) -> None:
     if pipe is None:
         return
-    try:
+    # Both the write and the flush inside close fail when the child died first; how it died is what gets reported.
+    with contextlib.suppress(BrokenPipeError, ValueError):
         pipe.write(request)
+    with contextlib.suppress(BrokenPipeError, ValueError):
         pipe.close()
-    except (BrokenPipeError, ValueError):
-        pass  # the child died first; how it died is what gets reported
 
 
 class _Tail:
@@ -157,49 +171,78 @@ class _Tail:
         return self._kept.decode("utf-8", "replace")
 
 
-def _await(
-    process: subprocess.Popen[bytes],
-    read_fd: int,
-    limits: ChildLimits,
-    started_s: float,
-    cancelled: threading.Event | None,
-) -> tuple[ChildEnd, bytes | None, str]:
-    received = bytearray()
-    while True:
-        if cancelled is not None and cancelled.is_set():
-            return ChildEnd.CANCELLED, None, "cancelled"
-        if time.monotonic() - started_s > limits.timeout_s:
-            return ChildEnd.TIMEOUT, None, f"no answer after {limits.timeout_s:g} s; the process was killed"
-        if (resident := resident_bytes(process.pid)) > limits.memory_bytes:
-            reason = f"used {resident} bytes of memory; allowed: {limits.memory_bytes}; the process was killed"
+_End = tuple[ChildEnd, bytes | None, str]
+"""How a child ended, its answer, and the reason in words."""
+
+
+@dataclass(frozen=True)
+class _Watch:
+    """Waits for a child's answer within its limits."""
+
+    process: subprocess.Popen[bytes]
+    read_fd: int
+    limits: ChildLimits
+    started_s: float
+    cancelled: threading.Event | None
+    oom_kills_before: int
+
+    def wait(self) -> _End:
+        received = bytearray()
+        while True:
+            if (over := self._over_a_limit()) is not None:
+                return over
+            if not select.select([self.read_fd], [], [], _POLL_S)[0]:
+                continue
+            chunk = os.read(self.read_fd, 65536)
+            if not chunk:
+                return self._judge(bytes(received))
+            received += chunk
+            if len(received) > self.limits.answer_bytes:
+                reason = f"answered more than {self.limits.answer_bytes} bytes and was killed"
+                return ChildEnd.GARBAGE, None, reason
+
+    def _over_a_limit(self) -> _End | None:
+        if self.cancelled is not None and self.cancelled.is_set():
+            return ChildEnd.CANCELLED, None, "was cancelled"
+        if time.monotonic() - self.started_s > self.limits.timeout_s:
+            return ChildEnd.TIMEOUT, None, f"gave no answer in {self.limits.timeout_s:g} s and was killed"
+        if (resident := resident_bytes(self.process.pid)) > self.limits.memory_bytes:
+            reason = f"used {resident} bytes of memory, allowed {self.limits.memory_bytes}, and was killed"
             return ChildEnd.OUT_OF_MEMORY, None, reason
-        if not select.select([read_fd], [], [], _POLL_S)[0]:
-            continue
-        chunk = os.read(read_fd, 65536)
-        received += chunk
-        if len(received) > limits.answer_bytes:
-            reason = f"answered more than {limits.answer_bytes} bytes; the process was killed"
-            return ChildEnd.GARBAGE, None, reason
-        if not chunk:
-            return _judge(process, bytes(received), limits)
+        return None
+
+    def _judge(self, received: bytes) -> _End:
+        """Return how a child ended that has closed its answer pipe."""
+        try:
+            code = self.process.wait(timeout=_EXIT_GRACE_S)
+        except subprocess.TimeoutExpired:
+            reason = f"closed its answer pipe but did not exit within {_EXIT_GRACE_S:g} s"
+            return ChildEnd.TIMEOUT, None, reason
+        if code < 0:
+            return self._judge_signal(-code)
+        if code == OUT_OF_MEMORY_EXIT:
+            reason = f"failed to allocate memory under its limit of {self.limits.memory_bytes} bytes"
+            return ChildEnd.OUT_OF_MEMORY, None, reason
+        if code != 0:
+            return ChildEnd.EXITED, None, f"exited with code {code} before answering"
+        if not received:
+            return ChildEnd.GARBAGE, None, "exited without an answer"
+        return ChildEnd.ANSWERED, received, "answered"
+
+    def _judge_signal(self, number: int) -> _End:
+        if number == signal.SIGKILL and _oom_kills() > self.oom_kills_before:
+            return ChildEnd.OUT_OF_MEMORY, None, "was killed by the kernel because the machine ran out of memory"
+        return ChildEnd.CRASHED, None, f"was killed by signal {number} ({_signal_name(number)})"
 
 
-def _judge(
-    process: subprocess.Popen[bytes], received: bytes, limits: ChildLimits
-) -> tuple[ChildEnd, bytes | None, str]:
+def _oom_kills() -> int:
+    """Return how often the kernel has killed a process for memory since boot; 0 where it does not tell."""
     try:
-        code = process.wait(timeout=10.0)
-    except subprocess.TimeoutExpired:
-        return ChildEnd.TIMEOUT, None, "closed its answer pipe but did not exit within 10 s"
-    if code < 0:
-        return ChildEnd.CRASHED, None, f"killed by signal {-code} ({_signal_name(-code)})"
-    if code == OUT_OF_MEMORY_EXIT:
-        return ChildEnd.OUT_OF_MEMORY, None, f"an allocation failed under the limit of {limits.memory_bytes} bytes"
-    if code != 0:
-        return ChildEnd.EXITED, None, f"exited with code {code} before answering"
-    if not received:
-        return ChildEnd.GARBAGE, None, "exited without an answer"
-    return ChildEnd.ANSWERED, received, "answered"
+        text = Path("/proc/vmstat").read_text(encoding="ascii")
+    except OSError:
+        return 0
+    counts = dict(line.split(" ", 1) for line in text.splitlines() if " " in line)
+    return int(counts.get("oom_kill", 0))
 
 
 def _signal_name(number: int) -> str:
@@ -210,8 +253,10 @@ def _signal_name(number: int) -> str:
 
 
 def _reap(process: subprocess.Popen[bytes]) -> None:
+    """Kill a child that still runs, with everything it started, and collect it."""
     if process.poll() is None:
-        process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
 
@@ -248,18 +293,20 @@ def exit_when_closed(stream: IO[bytes]) -> None:
     threading.Thread(target=watch, daemon=True, name="parent-watch").start()
 
 
-def serve_child(handle: Callable[[bytes], bytes]) -> None:
+def serve_child(handle: Callable[[bytes], bytes]) -> NoReturn:
     """Answer the one request of this process: the child's side of `run_child`.
 
     Native libraries may print to standard output; it is sent to standard error before anything is loaded. An
     allocation that fails under the limit ends the process with `OUT_OF_MEMORY_EXIT`. Exceptions of `handle` are
-    its own to turn into answers; what escapes ends the process with its traceback on standard error.
+    its own to turn into answers; what escapes ends the process with its traceback on standard error. Does not
+    return: the process ends with the answer.
     """
     die_with_parent()
+    _exit_when_orphaned(int(os.environ.pop(_PARENT_ENV, "0")))
     answer_fd = int(os.environ.pop(_ANSWER_FD_ENV))
     os.set_inheritable(answer_fd, False)
     os.dup2(2, 1)
-    _limit_address_space(int(os.environ.pop(_MEMORY_ENV, "0")))
+    _set_limits(int(os.environ.pop(_MEMORY_ENV, "0")))
     request = sys.stdin.buffer.read()
     try:
         answer = handle(request)
@@ -267,14 +314,29 @@ def serve_child(handle: Callable[[bytes], bytes]) -> None:
         os._exit(OUT_OF_MEMORY_EXIT)
     with os.fdopen(answer_fd, "wb") as pipe:
         pipe.write(answer)
+    sys.stderr.flush()
+    os._exit(0)  # past the answer, a native library that crashes or hangs while unloading is no concern of the caller
 
 
-def _limit_address_space(memory_bytes: int) -> None:
-    # Address space is larger than resident memory (code, arenas, mapped files), so this is a second, looser fence
-    # behind the parent's watch over resident memory: it stops one huge allocation the watch would see too late.
+def _exit_when_orphaned(parent_pid: int) -> None:
+    """End this process if its parent died before the kernel was asked to tell."""
+    if parent_pid <= 0 or os.getppid() == parent_pid:
+        return
+    try:
+        os.kill(parent_pid, 0)  # alive: this process was started through a wrapper
+    except ProcessLookupError:
+        os._exit(1)
+    except PermissionError:
+        return
+
+
+def _set_limits(memory_bytes: int) -> None:
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash here is a result; its core file would fill small disks
     if memory_bytes <= 0:
         return
-    fence = memory_bytes + 8 * 1024**3
+    # Address space is larger than resident memory (code, arenas, mapped files), so this is a second, looser fence
+    # behind the parent's watch over resident memory: it stops one huge allocation the watch would see too late.
+    fence = memory_bytes + _ADDRESS_SPACE_SLACK_BYTES
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     if hard == resource.RLIM_INFINITY or fence < hard:
         resource.setrlimit(resource.RLIMIT_AS, (fence, hard))
