@@ -6,6 +6,7 @@ them, and each is a known way to hide what a file says or to make a small file l
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,8 @@ MAX_FILE_BYTES = 1024 * 1024
 MAX_NODES = 20_000
 MAX_DEPTH = 32
 MAX_KEY_CHARS = 1024
+_SURROGATE = re.compile("[\ud800-\udfff]")
+"""YAML's escapes can write them; no terminal and no file can hold them."""
 
 
 def read_text(path: Path, file: str) -> str:
@@ -42,9 +45,9 @@ def read_text(path: Path, file: str) -> str:
 
 
 def _read_bounded(path: Path, file: str) -> bytes:
-    if path.exists() and not path.is_file():
-        raise ManifestError(f"{file} is not a regular file", next_step="give the path of a manifest")
     try:
+        if path.exists() and not path.is_file():  # a pipe would block, a device would never end
+            raise ManifestError(f"{file} is not a regular file", next_step="give the path of a manifest")
         with path.open("rb") as stream:
             return stream.read(MAX_FILE_BYTES + 1)
     except (OSError, ValueError) as error:
@@ -156,6 +159,8 @@ class _Composer:
             self._refuse(event, f"tags are not allowed: {event.tag}", next_step="remove the tag; quote what is text")
 
     def _scalar(self, event: yaml.ScalarEvent) -> ScalarNode:
+        if _SURROGATE.search(event.value):
+            self._refuse(event, "half of a surrogate pair, which is no character")
         value = resolve_plain(event.value) if event.implicit[0] else event.value
         return ScalarNode(event.value, value, self._at(event))
 

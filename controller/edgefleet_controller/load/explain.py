@@ -76,18 +76,24 @@ class _Trace:
 
 def explain(error: ValidationError, root: Node) -> Iterator[ManifestError]:
     """Yield each problem pydantic found, placed in the file, in pydantic's order."""
-    seen: set[Path] = set()
     details = error.errors(include_url=False)
+    traces = [_follow(root, detail["loc"]) for detail in details]
     deep = {detail["loc"][:end] for detail in details for end in range(len(detail["loc"]))}
-    for detail in details:
+    said = {prefix for trace in traces for prefix in _better_said(trace)}
+    for detail, trace in zip(details, traces, strict=True):
         if detail["type"] == "too_short" and detail["loc"] in deep:
             continue  # pydantic counts what was left after the errors inside
-        trace = _follow(root, detail["loc"])
         if not trace.misfit:
             yield _problem(detail, trace)
-        elif trace.path not in seen and not _fits_elsewhere(trace, details, root):
-            seen.add(trace.path)
+        elif trace.path not in said:
+            said.add(trace.path)
             yield _misfit(trace)
+
+
+def _better_said(trace: _Trace) -> Iterator[Path]:
+    """Yield the paths of unions of which this error shows that some branch fitted, so that it says more."""
+    for end in range(len(trace.path) + (not trace.misfit)):
+        yield trace.path[:end]
 
 
 def _follow(root: Node, loc: Sequence[str | int]) -> _Trace:
@@ -115,12 +121,6 @@ def _branch_fits(branch: str, node: Node) -> bool:
     if isinstance(node, MappingNode):
         return branch.startswith("dict[") or branch[0].isupper()
     return isinstance(node, SequenceNode) and branch.startswith("tuple[")
-
-
-def _fits_elsewhere(trace: _Trace, details: Sequence[ErrorDetails], root: Node) -> bool:
-    """Tell whether another branch of the same union fits what was written, so that its errors say it better."""
-    traces = (_follow(root, detail["loc"]) for detail in details)
-    return any(not other.misfit and other.path[: len(trace.path)] == trace.path for other in traces)
 
 
 def _misfit(trace: _Trace) -> ManifestError:

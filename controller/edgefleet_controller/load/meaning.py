@@ -24,7 +24,7 @@ def check_meaning(manifest: Manifest, locate: Locate) -> Iterator[ManifestError]
         yield from _check_model(index, deployment, manifest, locate)
         yield from _check_targets(index, deployment, manifest, locate)
         yield from _check_chain(index, deployment, manifest, locate)
-        yield from _check_twice(index, manifest, locate)
+    yield from _check_twice(manifest, locate)
 
 
 def _check_dynamic(name: str, model: ModelSpec, locate: Locate) -> Iterator[ManifestError]:
@@ -93,16 +93,15 @@ def _check_chain(index: int, deployment: DeploymentSpec, manifest: Manifest, loc
             )
 
 
-def _check_twice(index: int, manifest: Manifest, locate: Locate) -> Iterator[ManifestError]:
-    mine = manifest.deployments[index]
-    for earlier, other in enumerate(manifest.deployments[:index]):
-        if other.model != mine.model:
-            continue
-        for position, target in enumerate(mine.to):
-            if target in other.to:
-                first = locate(("deployments", earlier, "to", other.to.index(target)))
+def _check_twice(manifest: Manifest, locate: Locate) -> Iterator[ManifestError]:
+    first: dict[tuple[str, str], tuple[int, int]] = {}
+    for index, deployment in enumerate(manifest.deployments):
+        for position, target in enumerate(deployment.to):
+            earlier, place = first.setdefault((deployment.model, target), (index, position))
+            if earlier != index:
+                at = locate(("deployments", earlier, "to", place))
                 yield ManifestError(
-                    f"model {mine.model!r} is deployed to this twice, first at {first}",
+                    f"model {deployment.model!r} is deployed to this twice, first at {at}",
                     location=locate(("deployments", index, "to", position)),
                     offending=shorten(target),
                     next_step="keep one of the two",

@@ -47,8 +47,10 @@ class Step:
 
     @property
     def at(self) -> Location:
-        """Where people look for it: a scalar where it stands, a collection at the key that names it."""
-        return self.node.at if isinstance(self.node, ScalarNode) or self.key is None else self.key.at
+        """Where people look for it: a value where it stands; a collection, or nothing, at the key that names it."""
+        if self.key is None or (isinstance(self.node, ScalarNode) and self.node.text):
+            return self.node.at
+        return self.key.at
 
 
 def child(node: Node, part: str | int) -> Step | None:

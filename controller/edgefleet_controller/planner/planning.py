@@ -142,14 +142,13 @@ def _conflict(index: int, earlier: int, device: str, deployment: DeploymentSpec)
 
 
 def _wanted_chain(deployment: DeploymentSpec, classes: Mapping[str, Selector], facts: DeviceFacts) -> tuple[str, ...]:
-    """Return the chain the manifest wants on a device, each variant once; the first class with a chain decides."""
+    """Return the chain the manifest wants on a device; of chains by class, the first class it is of decides."""
     if isinstance(deployment.chain, tuple):
-        return tuple(dict.fromkeys(deployment.chain))
-    labels = facts.selectable
-    for name in lookup_order(deployment, classes) if deployment.chain else ():
-        if name in (deployment.chain or {}) and classes[name].matches(labels):
-            return tuple(dict.fromkeys((deployment.chain or {})[name]))
-    return DEFAULT_CHAINS[builtin_class(labels)]
+        return deployment.chain
+    labels, chains = facts.selectable, deployment.chain or {}
+    fitting = (name for name in lookup_order(deployment, classes) if name in chains and classes[name].matches(labels))
+    name = next(fitting, None)
+    return DEFAULT_CHAINS[builtin_class(labels)] if name is None else chains[name]
 
 
 def _model_plan(
