@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -92,14 +93,17 @@ def test_a_blob_of_several_megabytes_arrives_whole_with_progress(
 
 
 def test_many_waiting_clients_do_not_keep_others_from_being_answered(
-    server: Running, client: HttpApi, fake: FakeFleetApi
+    server: Running, client: HttpApi, fake: FakeFleetApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("edgefleet_controller.stack.server._POLL_SLICE_S", 20.0)
     fake.phase = Phase.BUILDING
-    with ThreadPoolExecutor(40) as pool:
-        waiting = [pool.submit(_wait_for_news, server.url) for _ in range(40)]
+    with ThreadPoolExecutor(48) as pool:
+        waiting = [pool.submit(_wait_for_news, server.url) for _ in range(48)]
         while sum(1 for operation, _ in list(fake.calls) if operation == "revision") < 32:
             assert not any(future.done() for future in waiting)
+        started_s = time.monotonic()
         assert client.query(QueryRequest(query="now")).rows == (("now",),)
+        assert time.monotonic() - started_s < 10
         fake.phase = Phase.COMPLETE
         fake.news.set()
         assert {future.result(30) for future in waiting} == {Phase.COMPLETE}
@@ -131,6 +135,16 @@ def test_health_tells_right_token_from_wrong_and_running_from_gone(server: Runni
     assert not is_healthy(server.url, "other")
     assert not is_healthy(f"http://127.0.0.1:{free_port()}", TOKEN)
     assert not is_healthy("http://[broken", TOKEN)
+
+
+def test_a_proxy_for_the_internet_does_not_see_calls_to_loopback(
+    server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setenv("ALL_PROXY", f"http://127.0.0.1:{free_port()}")
+    assert is_healthy(server.url, TOKEN)
+    with HttpApi(server.url, TOKEN, patience_s=0.0) as api:
+        assert api.devices(Empty()).devices
 
 
 def test_a_port_in_use_is_the_users_error(fake: FakeFleetApi, tmp_path: Path) -> None:
