@@ -34,9 +34,9 @@ class LatencyBudget(Record):
 
     scenario: Scenario = Scenario.SINGLE_STREAM
     min_n: Annotated[int, Field(ge=1, le=10_000_000)] = 500
-    max_n: Annotated[int, Field(ge=1, le=10_000_000)] = 20_000
+    max_n: Annotated[int, Field(ge=1, le=10_000_000)] = 200_000
     min_duration_s: Annotated[float, Field(ge=0, le=3600)] = 1.0
-    max_duration_s: Annotated[float, Field(gt=0, le=3600)] = 20.0
+    max_duration_s: Annotated[float, Field(gt=0, le=3600)] = 10.0
     """The run goes on past this only to reach `min_n`, and never past 4 times this."""
     warmup_max_s: Annotated[float, Field(ge=0, le=600)] = 3.0
     threads: Annotated[int, Field(ge=1, le=1024)] = 1
