@@ -45,6 +45,7 @@ class ParityCheck(str, Enum):
     FINITE = "finite"
     CONSTANT = "constant"
     SATURATION = "saturation"
+    RESOLUTION = "resolution"
     REPEAT = "repeat"
     SHIFT = "shift"
     GAIN = "gain"

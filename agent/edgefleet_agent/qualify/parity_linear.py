@@ -1,0 +1,170 @@
+"""Gain and offset: a systematic part of the error, judged against the error's own noise.
+
+The error of each channel is regressed on the reference: error = gain · (reference - mean) + offset + noise. Healthy
+noise of a precision also leans a little, in proportion to itself (clipping and saturating kernels shrink), so a
+fault must exceed three things: what the claim may lean, the noise, and chance (errors clustered by sample).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgefleet_agent.qualify.parity_tensor import MAD_TO_SIGMA, Finding, Flags, Floats, Indices, Pair
+from edgefleet_contract.evidence import ParityCheck
+
+_GAIN_PER_NOISE = 0.7
+"""Healthy gain error of a tensor over its noise-to-signal amplitude: at most 0.48 over digit and photo classifiers."""
+_CHANNEL_GAIN_PER_NOISE = 1.2
+"""The same of one channel: at most 1.15, in 1,000 classes on 65 photos."""
+_OFFSET_PER_NOISE = 6.0
+"""Healthy offset of a channel over its noise: at most 4.3 where the offset exceeds a quantisation step."""
+_OFFSET_PER_NOISE_LARGE = 4.0
+_LARGE_OFFSET = 0.15
+"""An offset of this share of the channel's deviation needs less support: healthy ones reach 0.38 only inside noise."""
+_OUTSTANDING_SIGMAS = 4.0
+_MIN_POINTS_N = 8
+_MIN_SAMPLES_N = 3.0
+_LIVE_SHARE = 0.05
+_PROBABILITY_PEAK = 0.05
+"""Channels of probabilities that never rise above this say nothing: softmax multiplies their error."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The regression of each channel's error; arrays of [channels]."""
+
+    gain: Floats
+    gain_se: Floats
+    samples_n: Floats
+    """Effective number of samples behind each gain: few where few samples hold all of a channel's variance."""
+    noise_to_signal: Floats
+    offset: Floats
+    offset_se: Floats
+    noise: Floats
+    deviation: Floats
+    peak: Floats
+
+    @property
+    def chance(self) -> Floats:
+        """Return the gain error that chance explains."""
+        few = self.samples_n < _MIN_SAMPLES_N
+        return np.where(few, np.inf, critical_sigmas(self.samples_n) * self.gain_se)
+
+
+def fit_channels(reference: Floats, error: Floats) -> Fit:
+    """Regress error on reference for each channel of [samples, channels, others]; deviations clustered by sample."""
+    samples_n, _, others_n = reference.shape
+    centred = reference - reference.mean(axis=(0, 2), keepdims=True)
+    means = error.mean(axis=2)
+    offset = means.mean(axis=0)
+    moment = np.square(centred).sum(axis=2)
+    cross = (centred * (error - offset[None, :, None])).sum(axis=2)
+    energy = np.where(moment.sum(axis=0) > 0.0, moment.sum(axis=0), np.inf)
+    gain = cross.sum(axis=0) / energy
+    rest = error - offset[None, :, None] - gain[None, :, None] * centred
+    points_n = samples_n * others_n
+    return Fit(
+        gain=gain,
+        gain_se=np.sqrt(np.square(cross - gain * moment).sum(axis=0)) / energy,
+        samples_n=np.square(moment.sum(axis=0)) / np.maximum(np.square(moment).sum(axis=0), np.finfo(float).tiny),
+        noise_to_signal=np.sqrt(np.square(rest).sum(axis=(0, 2)) / energy),
+        offset=offset,
+        offset_se=means.std(axis=0) / np.sqrt(max(1, samples_n - 1)),
+        noise=np.sqrt(np.square(rest).mean(axis=(0, 2))),
+        deviation=np.sqrt(moment.sum(axis=0) / points_n),
+        peak=np.abs(reference).max(axis=(0, 2)),
+    )
+
+
+def critical_sigmas(samples_n: Floats | np.float64) -> Floats | np.float64:
+    """Return how many standard errors are no chance: 6, and more where few samples leave the error itself uncertain."""
+    return 6.0 * (1.0 + 12.0 / np.maximum(samples_n - 1.0, 1.0))
+
+
+def check_gain(pair: Pair) -> Finding | None:
+    """Find a gain error of the tensor, or of channels against the others."""
+    return _check_tensor_gain(pair) or _first(_check_channel_gain(pair, axis) for axis in pair.channel_axes())
+
+
+def _first(findings: Iterable[Finding | None]) -> Finding | None:
+    return next((found for found in findings if found is not None), None)
+
+
+def _check_tensor_gain(pair: Pair) -> Finding | None:
+    if pair.n < 2 or pair.reference.size < _MIN_POINTS_N:
+        return None
+    fit = fit_channels(pair.reference.reshape(pair.n, 1, -1), pair.error.reshape(pair.n, 1, -1))
+    gain = float(fit.gain[0])
+    if abs(gain) * float(fit.deviation[0]) <= pair.quantum:
+        return None
+    allowed = max(pair.claim.gain, _GAIN_PER_NOISE * float(fit.noise_to_signal[0]))
+    if abs(gain) <= max(allowed, float(fit.chance[0])):
+        return None
+    return Finding(ParityCheck.GAIN, f"scaled by {1 + gain:.4f}; noise explains {1 - allowed:.4f} to {1 + allowed:.4f}")
+
+
+def _check_channel_gain(pair: Pair, axis: int) -> Finding | None:
+    reference, error = pair.channels(axis)
+    if pair.n < 2 or reference.shape[0] * reference.shape[2] < _MIN_POINTS_N:
+        return None
+    fit = fit_channels(reference, error)
+    live = live_channels(fit.peak, reference)
+    if not live.any():
+        return None
+    centre = float(np.median(fit.gain[live])) if live.sum() >= 4 else 0.0
+    lean = np.abs(fit.gain - centre)
+    spread = MAD_TO_SIGMA * float(np.median(lean[live])) if live.sum() >= 4 else 0.0
+    allowed = np.maximum(pair.claim.channel_gain, _CHANNEL_GAIN_PER_NOISE * fit.noise_to_signal)
+    allowed = np.maximum(allowed, np.maximum(_OUTSTANDING_SIGMAS * spread, fit.chance))
+    bad = np.flatnonzero(live & (lean > allowed))
+    if not bad.size:
+        return None
+    worst = bad[np.argmax(lean[bad] / allowed[bad])]
+    reason = f"axis {axis}: channel {worst} is scaled by {1 + fit.gain[worst]:.4f}, the others by {1 + centre:.4f}"
+    return Finding(ParityCheck.GAIN, reason)
+
+
+def live_channels(peak: Floats, reference: Floats) -> Flags:
+    """Tell which channels are large enough to be owed accuracy.
+
+    Scores and boxes may share a tensor, so a channel is held against the median channel, not the largest; channels
+    of probabilities that never rise above 0.05 say nothing (their error is multiplicative: exp of the logit's).
+    """
+    live = peak >= _LIVE_SHARE * np.median(peak)
+    lows, highs = reference.min(axis=(0, 2)), reference.max(axis=(0, 2))
+    probability = (lows >= 0.0) & (highs <= 1.0)
+    return np.asarray(live & (peak > 0.0) & (~probability | (peak >= _PROBABILITY_PEAK)))
+
+
+def check_offset(pair: Pair) -> Finding | None:
+    """Find a constant added to the tensor or to channels."""
+    if pair.n < 2 or pair.reference.size < _MIN_POINTS_N:
+        return None
+    whole = pair.reference.reshape(pair.n, 1, -1), pair.error.reshape(pair.n, 1, -1)
+    found = _offsets(pair, fit_channels(*whole), pair.n)
+    if found.size:
+        return Finding(ParityCheck.OFFSET, f"everything is offset by {float(pair.error.mean()):.4g}")
+    return _first(_check_channel_offset(pair, axis) for axis in pair.channel_axes())
+
+
+def _check_channel_offset(pair: Pair, axis: int) -> Finding | None:
+    reference, error = pair.channels(axis)
+    if reference.shape[0] * reference.shape[2] < _MIN_POINTS_N:
+        return None
+    fit = fit_channels(reference, error)
+    bad = _offsets(pair, fit, pair.n)
+    if not bad.size:
+        return None
+    worst = int(bad[np.argmax(np.abs(fit.offset[bad]))])
+    return Finding(ParityCheck.OFFSET, f"axis {axis}: channel {worst} is offset by {fit.offset[worst]:.4g}")
+
+
+def _offsets(pair: Pair, fit: Fit, samples_n: int) -> Indices:
+    size = np.abs(fit.offset)
+    sure = (size > 2.0 * pair.quantum) & (size > critical_sigmas(np.float64(samples_n)) * fit.offset_se)
+    small = size > _OFFSET_PER_NOISE * fit.noise
+    large = (size > _OFFSET_PER_NOISE_LARGE * fit.noise) & (size > _LARGE_OFFSET * fit.deviation)
+    return np.flatnonzero(sure & (small | large))

@@ -1,0 +1,92 @@
+"""The size of the error: figures per sample, the claim's tolerance, samples that stand out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgefleet_agent.qualify.parity_claim import Claim
+from edgefleet_agent.qualify.parity_tensor import (
+    MAD_TO_SIGMA,
+    Array,
+    Finding,
+    Flags,
+    Floats,
+    energy_ratio_db,
+    sample_energies,
+)
+from edgefleet_contract.evidence import ParityCheck
+
+_OUTLIER_SIGMAS = 6.0
+"""Healthy worst samples of 1,000 lie up to 4.9 robust deviations (in dB) below the median."""
+_OUTLIER_MIN_SIGMA_DB = 1.5
+_FLOOR_QUANTA = 2.0
+_MIN_OUTLIER_N = 4
+
+
+@dataclass(frozen=True)
+class Figures:
+    """SQNR of every sample in dB, and which errors are below what the claim's step can show."""
+
+    sqnr_db: Floats
+    below_floor: Flags
+
+    @property
+    def judged_db(self) -> Floats:
+        """Return SQNR with errors below the floor counted as none: quiet samples owe nothing."""
+        result: Floats = np.where(self.below_floor, np.inf, self.sqnr_db)
+        return result
+
+
+def figures(reference: Array, candidate: Array, quantum: float) -> Figures:
+    """Return figures of every sample; `quantum` is the claim's step in the output's unit."""
+    signal, error = sample_energies(reference, candidate)
+    if reference.size == len(reference):
+        signal = np.full_like(signal, signal.mean())
+    return Figures(energy_ratio_db(signal, error), error <= (_FLOOR_QUANTA * quantum) ** 2)
+
+
+def check_sqnr(found: Figures, claim: Claim, tolerance_db: float) -> Finding | None:
+    """Find a median sample below the tolerance, or (where the claim's noise has no long tail) any bad sample.
+
+    A tail wider than the claim's is judged here; one sample alone is an outlier.
+    """
+    judged = found.judged_db
+    median_db, bad_n = float(np.median(judged)), int((judged < claim.worst_db).sum())
+    if median_db < tolerance_db:
+        return Finding(
+            ParityCheck.SQNR, f"the median sample has {median_db:.1f} dB; the tolerance is {tolerance_db:.1f} dB"
+        )
+    if not claim.outlier_only and bad_n > max(1, len(judged) // 100):
+        return Finding(ParityCheck.SQNR, f"{bad_n} samples are below {claim.worst_db:.1f} dB")
+    return None
+
+
+def check_outlier(found: Figures, claim: Claim) -> Finding | None:
+    """Find samples far worse than the others."""
+    judged = found.judged_db
+    low = judged < claim.worst_db
+    if not low.any() or (claim.outlier_only and len(judged) < _MIN_OUTLIER_N):
+        return None
+    if claim.outlier_only:
+        low &= judged < _expected_low_db(judged)
+    places = np.flatnonzero(low)
+    if not places.size:
+        return None
+    worst = int(places[np.argmin(judged[places])])
+    reason = f"{places.size} samples stand out, the worst is {worst} with {_words(float(judged[worst]))}"
+    return Finding(ParityCheck.OUTLIER, f"{reason}; the median sample has {_words(float(np.median(judged)))}")
+
+
+def _expected_low_db(judged: Floats) -> float:
+    """Return how low the worst healthy sample may be, from the spread of the others in dB."""
+    finite = np.clip(judged, -60.0, 200.0)
+    median_db = float(np.median(finite))
+    below = median_db - finite[finite < median_db]
+    sigma_db = MAD_TO_SIGMA * float(np.median(below)) if below.size else 0.0
+    return median_db - _OUTLIER_SIGMAS * max(sigma_db, _OUTLIER_MIN_SIGMA_DB)
+
+
+def _words(sqnr_db: float) -> str:
+    return f"{sqnr_db:.1f} dB" if np.isfinite(sqnr_db) else ("no error" if sqnr_db > 0 else "no signal")

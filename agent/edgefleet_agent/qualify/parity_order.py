@@ -1,0 +1,139 @@
+"""Right values at the wrong place: repeated, stale, shifted, reversed, transposed or swapped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import permutations
+
+import numpy as np
+
+from edgefleet_agent.qualify.parity_tensor import Finding, Floats, Indices, Pair
+from edgefleet_contract.evidence import ParityCheck
+
+_CLEARLY_BETTER = 4.0
+"""Energy ratio (6 dB) by which another place must explain the candidate better than its own."""
+_STALE_BETTER = 16.0
+"""The same for single samples (12 dB), where chance plays."""
+_SHIFTS = (1, -1, 2, -2)
+_MATCH_CHANNELS_N = 1024
+_MATCH_COLUMNS_N = 4096
+_FEW_COLUMNS_N = 16
+
+
+def check_repeat(pair: Pair) -> Finding | None:
+    """Find samples or frames that repeat their neighbour where the reference moves on."""
+    rows = pair.reference.reshape(pair.n, 1, -1), pair.candidate.reshape(pair.n, 1, -1)
+    repeated = _repeated(np.swapaxes(rows[0], 0, 1), np.swapaxes(rows[1], 0, 1), pair)
+    if len(repeated) >= (1 if rows[0].shape[2] >= 3 else 3):
+        return Finding(ParityCheck.REPEAT, f"{len(repeated)} samples repeat the one before, first {repeated[0]}")
+    stale = _stale_samples(rows[0][:, 0], rows[1][:, 0], pair)
+    if stale.size:
+        return Finding(ParityCheck.REPEAT, f"{stale.size} samples carry a neighbour's output, first {int(stale[0])}")
+    return _check_frames(pair)
+
+
+def _check_frames(pair: Pair) -> Finding | None:
+    if pair.reference.ndim < 3:
+        return None
+    shape = (pair.n, pair.reference.shape[1], -1)
+    reference, candidate = pair.reference.reshape(shape), pair.candidate.reshape(shape)
+    if reference.shape[2] < 3:
+        return None
+    repeated = _repeated(reference, candidate, pair)
+    if len(repeated) < max(3, reference.shape[0] * reference.shape[1] // 100):
+        return None
+    return Finding(
+        ParityCheck.REPEAT, f"{len(repeated)} frames along axis 1 repeat the one before, first {repeated[0]}"
+    )
+
+
+def _repeated(reference: Floats, candidate: Floats, pair: Pair) -> list[int]:
+    """Return places along axis 1 of [groups, places, elements] that equal the one before though the reference moved."""
+    same = ~np.any(candidate[:, 1:] != candidate[:, :-1], axis=2)
+    moved_rms = np.sqrt(np.square(np.diff(reference, axis=1)).mean(axis=2))
+    moved = moved_rms > max(6.0 * pair.noise_rms, 8.0 * pair.quantum)
+    return [int(place) + 1 for place in np.nonzero(same & moved)[1]]
+
+
+def _stale_samples(reference: Floats, candidate: Floats, pair: Pair) -> Indices:
+    """Return samples of [samples, elements] that their neighbour's reference explains far better than their own."""
+    if len(reference) < 2 or reference.shape[1] < 3:
+        return np.empty(0, dtype=np.intp)
+    own = np.square(candidate - reference).mean(axis=1)
+    neighbour = np.full_like(own, np.inf)
+    neighbour[1:] = np.square(candidate[1:] - reference[:-1]).mean(axis=1)
+    neighbour[:-1] = np.minimum(neighbour[:-1], np.square(candidate[:-1] - reference[1:]).mean(axis=1))
+    wrong = own > np.maximum(
+        0.1 * np.square(reference).mean(axis=1), max(3.0 * pair.noise_rms, 4.0 * pair.quantum) ** 2
+    )
+    return np.flatnonzero(wrong & (neighbour * _STALE_BETTER < own))
+
+
+def check_shift(pair: Pair) -> Finding | None:
+    """Find a shift, reversal, other layout or swap of channels that explains the candidate at least 6 dB better."""
+    floor = (2.0 * pair.quantum) ** 2
+    for words, reference, moved, candidate in _moves(pair):
+        own = np.square(candidate - reference).mean()
+        if own > floor and np.square(candidate - moved).mean() * _CLEARLY_BETTER < own:
+            return Finding(ParityCheck.SHIFT, f"the values are right but {words}")
+    for axis in pair.channel_axes():
+        swapped = _swapped_channels(pair, axis) if pair.reference.shape[axis] <= _MATCH_CHANNELS_N else []
+        if swapped:
+            return Finding(ParityCheck.SHIFT, f"axis {axis}: channels are swapped: {', '.join(swapped[:8])}")
+    return None
+
+
+def _moves(pair: Pair) -> Iterator[tuple[str, Floats, Floats, Floats]]:
+    """Yield (words, reference in place, reference moved, candidate) for each move, cut to what overlaps."""
+    reference, candidate = pair.reference, pair.candidate
+    for axis in range(reference.ndim):
+        front = np.moveaxis(reference, axis, 0), np.moveaxis(candidate, axis, 0)
+        for shift in _SHIFTS:
+            if front[0].shape[0] > 2 * abs(shift):
+                yield (f"shifted by {shift} along axis {axis}", *_cut(*front, shift))
+        yield f"reversed along axis {axis}", front[0], front[0][::-1], front[1]
+    inner = range(1, reference.ndim)
+    for order in permutations(inner) if reference.ndim in {3, 4} else ():
+        if list(order) != list(inner):
+            moved = reference.transpose((0, *order)).reshape(reference.shape)
+            yield f"laid out with axes {[0, *order]}", reference, moved, candidate
+
+
+def _cut(reference: Floats, candidate: Floats, shift: int) -> tuple[Floats, Floats, Floats]:
+    ahead, behind = (
+        (slice(shift, None), slice(None, -shift)) if shift > 0 else (slice(None, shift), slice(-shift, None))
+    )
+    return reference[ahead], reference[behind], candidate[ahead]
+
+
+def _swapped_channels(pair: Pair, axis: int) -> list[str]:
+    """Return `a→b` for each channel that another channel's reference explains far better than its own."""
+    reference, candidate = _columns(pair.reference, axis), _columns(pair.candidate, axis)
+    columns_n = reference.shape[1]
+    if columns_n < 4:
+        return []
+    distance = _distances(candidate, reference)
+    own, best = np.diagonal(distance), distance.argmin(axis=1)
+    nearest = distance[np.arange(len(best)), best]
+    apart = np.square(reference - reference[best]).mean(axis=1)
+    clear = own > max(3.0 * pair.noise_rms, 4.0 * pair.quantum) ** 2
+    if columns_n >= 4 * _FEW_COLUMNS_N:
+        clear |= nearest * _STALE_BETTER < own
+    moved = clear & (own > (2.0 * pair.quantum) ** 2) & (nearest * _CLEARLY_BETTER < own) & (own > 0.25 * apart)
+    if columns_n < _FEW_COLUMNS_N:
+        moved &= best[best] == np.arange(len(best))
+    return [f"{int(best[channel])}→{int(channel)}" for channel in np.flatnonzero(moved)]
+
+
+def _columns(array: Floats, axis: int) -> Floats:
+    """Return [channels, elements], thinned evenly to a bounded number of elements."""
+    columns = np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1)
+    return columns[:, :: max(1, -(-columns.shape[1] // _MATCH_COLUMNS_N))]
+
+
+def _distances(candidate: Floats, reference: Floats) -> Floats:
+    """Return the mean square distance of each candidate channel (row) to each reference channel."""
+    cross = candidate @ reference.T
+    square = np.square(candidate).sum(axis=1)[:, None] + np.square(reference).sum(axis=1)[None, :]
+    result: Floats = np.maximum(square - 2.0 * cross, 0.0) / reference.shape[1]
+    return result

@@ -1,0 +1,107 @@
+"""Values that do not move: dead channels, saturation plateaus, too few levels."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from edgefleet_agent.qualify.parity_tensor import Finding, Floats, Indices, Pair
+from edgefleet_contract.evidence import ParityCheck
+
+DEAD_SHARE = 0.05
+"""A candidate's channel that keeps less than this share of the reference's spread is dead."""
+_LIVE_QUANTA = 4.0
+"""A channel's spread must exceed this many quantisation steps of its tensor before int8 owes it anything."""
+_PLATEAU_SHARE = 0.002
+"""Calibrators that clip leave fewer elements than this at the limit (digit logits: 0.0009)."""
+_PLATEAU_EXCESS = 0.02
+"""A plateau below the reference by this share of its range: a score of 0.996 for 1.0 is one int8 step, 0.4 %."""
+_FEW_LEVELS_N = 24
+_LEVEL_RATIO = 6.0
+_LEVELS_MIN_N = 1000
+
+
+def check_constant(pair: Pair) -> Finding | None:
+    """Find outputs or channels that vary in the reference and stand still in the candidate."""
+    spread, kept = float(pair.reference.std()), float(pair.candidate.std())
+    if pair.reference.size > 1 and spread > 0.0 and kept < DEAD_SHARE * spread and pair.span > pair.quantum:
+        return Finding(ParityCheck.CONSTANT, "the whole output is constant or nearly so; the reference's varies")
+    for axis in pair.channel_axes():
+        dead = _dead_channels(pair, axis)
+        if dead.size:
+            return Finding(
+                ParityCheck.CONSTANT, f"axis {axis}: dead channels {_some(dead)} of {pair.reference.shape[axis]}"
+            )
+    return _check_constant_rows(pair)
+
+
+def _dead_channels(pair: Pair, axis: int) -> Indices:
+    reference, error = pair.channels(axis)
+    if reference.shape[0] * reference.shape[2] < 4:
+        return np.empty(0, dtype=np.intp)
+    spread, kept = reference.std(axis=(0, 2)), (reference + error).std(axis=(0, 2))
+    return np.flatnonzero((spread > _LIVE_QUANTA * pair.quantum) & (kept < DEAD_SHARE * spread))
+
+
+def _check_constant_rows(pair: Pair) -> Finding | None:
+    """Find samples whose every element is one value where the reference's are clearly not."""
+    reference, candidate = pair.reference.reshape(pair.n, -1), pair.candidate.reshape(pair.n, -1)
+    if reference.shape[1] < 4:
+        return None
+    needed = max(16.0 * pair.quantum, 8.0 * pair.noise_rms)
+    dead = np.flatnonzero((np.ptp(candidate, axis=1) == 0.0) & (np.ptp(reference, axis=1) > needed))
+    return Finding(ParityCheck.CONSTANT, f"samples {_some(dead)} are constant") if dead.size else None
+
+
+def check_saturation(pair: Pair) -> Finding | None:
+    """Find a plateau at the candidate's limit that the reference clearly exceeds, in the tensor or one channel."""
+    if pair.span == 0.0:
+        return None
+    everything = pair.reference.reshape(-1, 1), pair.candidate.reshape(-1, 1)
+    views = [everything] + [_columns(pair, axis) for axis in pair.channel_axes() if pair.reference.shape[axis] <= 256]
+    for reference, candidate in views:
+        for sign, word in ((1.0, "above"), (-1.0, "below")):
+            column = _plateau(sign * reference, sign * candidate, pair)
+            if column is not None:
+                where = "" if reference.shape[1] == 1 else f" of channel {column}"
+                reason = f"values{where} stick at a limit; the reference goes on {word} it"
+                return Finding(ParityCheck.SATURATION, reason)
+    return None
+
+
+def _columns(pair: Pair, axis: int) -> tuple[Floats, Floats]:
+    size = pair.reference.shape[axis]
+    return (
+        np.moveaxis(pair.reference, axis, -1).reshape(-1, size),
+        np.moveaxis(pair.candidate, axis, -1).reshape(-1, size),
+    )
+
+
+def _plateau(reference: Floats, candidate: Floats, pair: Pair) -> int | None:
+    """Return the first column whose maximum is a plateau, None without."""
+    limit = candidate.max(axis=0)
+    stuck = candidate == limit
+    count = stuck.sum(axis=0)
+    excess = np.where(stuck, reference - limit, 0.0)
+    needed = max(min(8.0 * pair.claim.quantum, _PLATEAU_EXCESS) * pair.span, 3.0 * pair.noise_rms)
+    clear = (excess > needed).sum(axis=0)
+    enough = np.maximum(4, _PLATEAU_SHARE * len(reference))
+    found = np.flatnonzero((clear >= enough) & (2 * clear >= count))
+    return int(found[0]) if found.size else None
+
+
+def check_resolution(pair: Pair) -> Finding | None:
+    """Find a candidate with far fewer distinct values than 8 bits over the reference's range would leave."""
+    if pair.reference.size < _LEVELS_MIN_N or pair.span == 0.0 or pair.claim.quantum > 2**-8:
+        return None
+    levels_n = len(np.unique(pair.candidate))
+    if levels_n > _FEW_LEVELS_N:
+        return None
+    steps = np.round((pair.reference - pair.reference.min()) * (255.0 / pair.span))
+    expected_n = min(len(np.unique(steps)), len(np.unique(pair.reference)))
+    if expected_n < _LEVEL_RATIO * levels_n:
+        return None
+    return Finding(ParityCheck.RESOLUTION, f"{levels_n} distinct values where 8 bits would leave {expected_n}")
+
+
+def _some(indices: Indices) -> str:
+    return ", ".join(str(int(index)) for index in indices[:8]) + (" …" if indices.size > 8 else "")

@@ -1,0 +1,155 @@
+"""One output tensor of reference and candidate, ready for arithmetic: float64, finite, bounded in size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgefleet_agent.qualify.parity_claim import Claim
+from edgefleet_contract.evidence import ParityCheck, Task
+
+Array = NDArray[np.generic]
+Floats = NDArray[np.float64]
+Indices = NDArray[np.intp]
+Flags = NDArray[np.bool_]
+
+STRUCTURE_ELEMENTS_N = 4_000_000
+"""Tests for structure look at most at this many elements (whole samples, evenly spread): 32 MB an array in float64.
+Figures per sample look at all."""
+_CHUNK_ELEMENTS_N = 1_000_000
+MAD_TO_SIGMA = 1.4826
+"""Standard deviation of a normal variable over its median absolute deviation."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A check that failed, and why."""
+
+    check: ParityCheck
+    reason: str
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One output of both sides: float64, same shape [samples, …], no NaN or infinity; `n` counts samples."""
+
+    name: str
+    reference: Floats
+    candidate: Floats
+    claim: Claim
+    task: Task | None = None
+
+    @property
+    def n(self) -> int:
+        """Return the number of samples."""
+        return len(self.reference)
+
+    @cached_property
+    def error(self) -> Floats:
+        """Return candidate minus reference."""
+        return self.candidate - self.reference
+
+    @cached_property
+    def span(self) -> float:
+        """Return the reference's largest value minus its smallest."""
+        return float(np.ptp(self.reference))
+
+    @cached_property
+    def peak(self) -> float:
+        """Return the reference's largest magnitude."""
+        return float(np.abs(self.reference).max(initial=0.0))
+
+    @cached_property
+    def quantum(self) -> float:
+        """Return the smallest step the claim can tell apart, in the output's own unit."""
+        return self.claim.quantum * max(self.span, self.peak)
+
+    @cached_property
+    def noise_rms(self) -> float:
+        """Return the error's rms in the median sample: a few bad samples do not move it."""
+        return float(np.median(np.sqrt(np.square(flat(self.error)).mean(axis=1))))
+
+    def channels(self, axis: int) -> tuple[Floats, Floats]:
+        """Return reference and error as [samples, channels, others], channels along `axis`."""
+        shape = (self.n, self.reference.shape[axis], -1)
+        return (
+            np.moveaxis(self.reference, axis, 1).reshape(shape),
+            np.moveaxis(self.error, axis, 1).reshape(shape),
+        )
+
+    def channel_axes(self) -> list[int]:
+        """Return the axes along which channels may lie: every axis but the first, 2 to 4,096 long."""
+        return [axis for axis in range(1, self.reference.ndim) if 2 <= self.reference.shape[axis] <= 4096]
+
+
+def flat(array: Floats) -> Floats:
+    """Return the array as [samples, elements]."""
+    return array.reshape(len(array), -1)
+
+
+def pair_of(name: str, reference: Array, candidate: Array, claim: Claim, task: Task | None) -> Pair:
+    """Return two outputs of equal shape as a pair; elements that are not finite become 0 in both."""
+    rows = _spread_rows(reference)
+    left, right = _as_floats(reference[rows]), _as_floats(candidate[rows])
+    usable = np.isfinite(left) & np.isfinite(right)
+    return Pair(name, np.where(usable, left, 0.0), np.where(usable, right, 0.0), claim, task)
+
+
+def _as_floats(array: Array) -> Floats:
+    return np.atleast_1d(array.astype(np.float64))
+
+
+def _spread_rows(array: Array) -> slice:
+    """Return the samples to look at: all, or as many first ones as the bound allows (neighbours must stay together)."""
+    per_sample_n = max(1, array.size // max(1, len(array)))
+    return slice(0, max(1, STRUCTURE_ELEMENTS_N // per_sample_n))
+
+
+def sample_energies(reference: Array, candidate: Array) -> tuple[Floats, Floats]:
+    """Return (signal, error) mean squares of each sample; elements that are not finite are left out of both."""
+    signal, error = np.zeros(len(reference)), np.zeros(len(reference))
+    for rows in _chunks(reference):
+        left, right = flat(_as_floats(reference[rows])), flat(_as_floats(candidate[rows]))
+        usable = np.isfinite(left) & np.isfinite(right)
+        left, right = np.where(usable, left, 0.0), np.where(usable, right, 0.0)
+        signal[rows] = np.square(left).mean(axis=1) if left.shape[1] else 0.0
+        error[rows] = np.square(right - left).mean(axis=1) if left.shape[1] else 0.0
+    return signal, error
+
+
+def _chunks(array: Array) -> Iterator[slice]:
+    step = max(1, _CHUNK_ELEMENTS_N // max(1, array.size // max(1, len(array))))
+    return (slice(start, start + step) for start in range(0, len(array), step))
+
+
+def sample_sqnr_db(reference: Array, candidate: Array) -> Floats:
+    """Return the signal-to-quantisation-noise ratio of each sample in dB: +inf without error, -inf without signal.
+
+    With one element a sample, a value near 0 says nothing, so the signal is the mean over all samples.
+    """
+    signal, error = sample_energies(reference, candidate)
+    if reference.size == len(reference):
+        signal = np.full_like(signal, signal.mean())
+    return energy_ratio_db(signal, error)
+
+
+def energy_ratio_db(signal: Floats, error: Floats) -> Floats:
+    """Return 10·log10(signal / error), +inf where there is no error, -inf where there is only error."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio_db = 10.0 * (np.log10(signal) - np.log10(error))
+    result: Floats = np.where(error == 0.0, np.inf, np.nan_to_num(ratio_db, nan=-np.inf, posinf=np.inf, neginf=-np.inf))
+    return result
+
+
+def largest_error(reference: Array, candidate: Array) -> float:
+    """Return the largest absolute difference; elements that are not finite are left out."""
+    largest = 0.0
+    for rows in _chunks(reference):
+        left, right = _as_floats(reference[rows]), _as_floats(candidate[rows])
+        usable = np.isfinite(left) & np.isfinite(right)
+        largest = max(largest, float(np.abs(right[usable] - left[usable]).max(initial=0.0)))
+    return largest
