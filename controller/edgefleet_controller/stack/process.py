@@ -140,8 +140,8 @@ class ManagedProcess:
         code = process.wait()
         # Whatever a dead child left running in its group may hold the pipe: do not wait for its end without a bound.
         pump.join(timeout=1.0)
-        with contextlib.suppress(OSError):
-            process.stdin.close() if process.stdin else None
+        if process.stdin is not None:
+            process.stdin.close()
         return f"was killed by signal {-code}" if code < 0 else f"exited with code {code}"
 
     def _spawn(self) -> subprocess.Popen[bytes] | None:

@@ -24,7 +24,7 @@ from edgefleet_controller.stack.ports import LOOPBACK, accepts, free_port, requi
 from edgefleet_controller.stack.process import BoundedLog, ChildSpec, ManagedProcess
 from edgefleet_controller.stack.restart import RestartRule
 
-__all__ = ["HomeBusyError", "Programs", "Stack", "StackInfo", "find_running", "stop_running"]
+__all__ = ["HomeBusyError", "Programs", "Stack", "StackInfo", "StackOptions", "find_running", "stop_running"]
 
 _BROKER_START_S = 20.0
 _POLL_S = 0.05
@@ -114,12 +114,23 @@ class Stack:
         chosen = self.options.broker_port
         broker_port = free_port() if chosen is None else require_port(chosen, "--broker-port")
         http_port = free_port()
-        self._publish(_first_info(self, broker_port, http_port))
+        self._publish(self._first_info(broker_port, http_port))
         broker, *others = [self._child(spec) for spec in self._specs(broker_port, http_port)]
         broker.start()
         self._await_broker(broker_port)
         for child in others:
             child.start()
+
+    def _first_info(self, broker_port: int, http_port: int) -> StackInfo:
+        return StackInfo(
+            pid=os.getpid(),
+            command=self.options.command,
+            shared=self.options.shared,
+            url=f"http://{LOOPBACK}:{http_port}",
+            token=self.token,
+            broker=f"mqtt://{LOOPBACK}:{broker_port}",
+            pids={},
+        )
 
     def _specs(self, broker_port: int, http_port: int) -> Iterator[ChildSpec]:
         options, home, env = self.options, self.home, self.options.env
@@ -251,18 +262,6 @@ class Stack:
                 self.home.stack.unlink(missing_ok=True)
             self._info = None
         self._lock.release()
-
-
-def _first_info(stack: Stack, broker_port: int, http_port: int) -> StackInfo:
-    return StackInfo(
-        pid=os.getpid(),
-        command=stack.options.command,
-        shared=stack.options.shared,
-        url=f"http://{LOOPBACK}:{http_port}",
-        token=stack.token,
-        broker=f"mqtt://{LOOPBACK}:{broker_port}",
-        pids={},
-    )
 
 
 def _quoted(log: BoundedLog, name: str = "") -> str:
