@@ -5,11 +5,10 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from edgefleet_contract.units import format_bytes, format_ms, format_share
+from edgefleet_contract.units import format_bytes, format_ms
 
 if TYPE_CHECKING:
-    from edgefleet_contract.artifact import EvidenceLevel
-    from edgefleet_contract.evidence import EnergyResult, LatencyResult, MemoryResult, ParityResult, Percentiles
+    from edgefleet_contract.evidence import EnergyResult, MemoryResult, ParityResult, Percentiles
 
 NONE = "–"
 """Stands where there is no figure; an empty cell would read as a fault of the table."""
@@ -32,15 +31,12 @@ def verdict_style(verdict: str) -> str:
     return VERDICT_STYLES.get(verdict, "red")
 
 
-def metric_cell(parity: ParityResult | None) -> str:
-    """Return the task's metric, source → artifact (samples); without labels, the agreement."""
-    if parity is None:
-        return NONE
-    if (metric := parity.metric) is not None:
-        return f"{metric.reference:.3f} → {metric.measured:.3f} (n {metric.n})"
-    if parity.agreement is not None:
-        return f"no labels; {format_share(parity.agreement)} agree"
-    return "no labels"
+def metric_cells(parity: ParityResult | None) -> list[str]:
+    """Return the task's metric of the source, of the artifact, and on how many labelled samples."""
+    metric = parity.metric if parity is not None else None
+    if metric is None:
+        return [NONE] * 3
+    return [f"{metric.reference:.3f}", f"{metric.measured:.3f}", str(metric.n)]
 
 
 def memory_cell(memory: MemoryResult | None) -> str:
@@ -80,7 +76,7 @@ def percentile_cells(figures: Percentiles | None) -> list[str]:
     ]
 
 
-def tail_bar(latency: LatencyResult, columns_n: int) -> str:
+def tail_bar(latency: Percentiles, columns_n: int) -> str:
     """Return a picture of the tail on the row's own scale, 0 to p99: `█` to p50, `▓` to p95, `░` to p99."""
     if latency.p99_ms <= 0 or columns_n <= 0:
         return ""
@@ -108,8 +104,3 @@ def local_time(at_ns: int) -> str:
 def short_digest(digest: str | None) -> str:
     """Return the first 12 hexadecimal digits; enough to tell artifacts apart by eye."""
     return NONE if digest is None else digest.removeprefix("sha256:")[:12]
-
-
-def level_note(level: EvidenceLevel | None) -> str:
-    """Return how evidence was come by."""
-    return NONE if level is None else level.value

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from edgefleet_contract.report import DeviceState
+from edgefleet_contract.units import format_share
 from edgefleet_controller.api import DeviceModelRow, Phase, RevisionStatus
 from edgefleet_controller.cli import figures
 from edgefleet_controller.cli.tables import Cell, draw
@@ -13,10 +14,12 @@ from edgefleet_controller.cli.tables import Cell, draw
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from edgefleet_contract.evidence import EnergyResult
     from edgefleet_contract.report import Tried
 
-_LATENCY_COLUMNS = 86
-"""What the latency table needs without its picture, for names of usual length."""
+_ENERGY_COLUMNS = 90
+_LATENCY_COLUMNS = 80
+"""What the tables need with energy and without a picture, for names of usual length."""
 _MIN_BAR = 8
 _MAX_BAR = 24
 
@@ -59,18 +62,34 @@ def _headline_style(status: RevisionStatus) -> str:
     return "bold red" if status.phase.final else "bold yellow"
 
 
-def draw_models(console: Console, rows: Iterable[DeviceModelRow]) -> None:
-    """Draw one row a device and model: what is active, how right and how large it is."""
+def draw_models(console: Console, rows: Sequence[DeviceModelRow]) -> None:
+    """Draw one row a device and model: what is active, how right and how large it is.
+
+    The energy column is left out where it is narrow and nothing was measured: the notes say why.
+    """
+    with_energy = console.width >= _ENERGY_COLUMNS or any(_measured(row.energy) for row in rows)
+    figures_of = [
+        "parity",
+        "top-1\nsource",
+        "top-1\nartifact",
+        "n",
+        "peak\nmemory",
+        *(["energy"] if with_energy else []),
+    ]
     draw(
         console,
-        ["device", "model", "variant", "state", "parity", "top-1 source → artifact", "peak memory", "energy"],
-        [_model_cells(row) for row in rows],
-        right=["peak memory"],
-        fixed=["variant", "state", "parity"],
+        ["device", "model", "variant", "state", *figures_of],
+        [_model_cells(row, with_energy=with_energy) for row in rows],
+        right=["top-1\nsource", "top-1\nartifact", "n", "peak\nmemory"],
+        fixed=["state", *figures_of],
     )
 
 
-def _model_cells(row: DeviceModelRow) -> Sequence[Cell]:
+def _measured(energy: EnergyResult | None) -> bool:
+    return energy is not None and energy.per_inference_mj is not None
+
+
+def _model_cells(row: DeviceModelRow, *, with_energy: bool) -> Sequence[Cell]:
     parity = row.parity.verdict.value if row.parity else figures.NONE
     return [
         row.device,
@@ -78,9 +97,9 @@ def _model_cells(row: DeviceModelRow) -> Sequence[Cell]:
         row.variant or figures.NONE,
         (row.state.value, figures.state_style(row.state.value)),
         (parity, figures.verdict_style(parity) if row.parity else ""),
-        figures.metric_cell(row.parity),
+        *figures.metric_cells(row.parity),
         figures.memory_cell(row.memory),
-        figures.energy_cell(row.energy),
+        *([figures.energy_cell(row.energy)] if with_energy else []),
     ]
 
 
@@ -94,7 +113,7 @@ def draw_latencies(console: Console, rows: Sequence[DeviceModelRow]) -> None:
         [*headers, "0 to p99"] if pictured else headers,
         [_latency_cells(row, bar_n if pictured else 0) for row in rows],
         right=["p50", "p95", "p99", "n"],
-        fixed=["p50", "p95", "p99", "n", "verdict", "0 to p99"],
+        fixed=headers[1:],
     )
 
 
@@ -132,6 +151,8 @@ def notes(rows: Iterable[DeviceModelRow]) -> list[str]:
 
 
 def _row_notes(row: DeviceModelRow) -> Iterable[str]:
+    if row.parity is not None and row.parity.metric is None and row.parity.agreement is not None:
+        yield f"no labels; {format_share(row.parity.agreement)} of decisions agree with the source"
     if (energy := figures.energy_note(row.energy)) is not None:
         yield f"energy {energy}"
     if row.parity is not None and row.parity.verdict.value == "weak":

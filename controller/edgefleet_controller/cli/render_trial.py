@@ -32,8 +32,11 @@ def draw_comparison(console: Console, answer: CompareAnswer) -> None:
     task = answer.task.value if answer.task else "not known"
     console.print(f"parity {verdict}", style=f"bold {figures.verdict_style(verdict)}")
     console.print(f"{answer.parity.n_samples} samples, precision {answer.precision}, task {task}", soft_wrap=True)
-    if answer.parity.metric or answer.parity.agreement is not None:
-        console.print(f"top-1 reference → candidate: {figures.metric_cell(answer.parity)}", soft_wrap=True)
+    if (metric := answer.parity.metric) is not None:
+        words = f"{metric.kind.value} reference {metric.reference:.3f}, candidate {metric.measured:.3f} (n {metric.n})"
+        console.print(words, soft_wrap=True)
+    if answer.parity.agreement is not None:
+        console.print(f"{format_share(answer.parity.agreement)} of decisions agree", soft_wrap=True)
     console.print()
     draw(
         console,

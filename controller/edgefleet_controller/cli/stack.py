@@ -95,6 +95,4 @@ def _nothing(settings: Settings) -> StatusResult:
     from edgefleet_controller.api import StatusResult
 
     store = str(settings.home().database)
-    return StatusResult(
-        version=version("edgefleet"), store=store, running=False, devices=(), revision=None, findings=0
-    )
+    return StatusResult(version=version("edgefleet"), store=store, running=False, devices=(), revision=None, findings=0)

@@ -21,7 +21,6 @@ def draw(
     headers: Sequence[str],
     rows: Iterable[Sequence[Cell]],
     *,
-    title: str | None = None,
     right: Sequence[str] = (),
     fixed: Sequence[str] = (),
 ) -> None:
@@ -31,12 +30,10 @@ def draw(
         console: where.
         headers: column names.
         rows: cells of each row, in the order of the headers.
-        title: printed above, at the left.
         right: headers of columns of numbers, set to the right.
         fixed: headers of columns that are not broken over lines while others can be.
     """
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, title=title, title_justify="left")
-    table.title_style = "bold"
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     for header in headers:
         justify = "right" if header in right else "left"
         table.add_column(Text(header), justify=justify, no_wrap=header in fixed, overflow="fold")  # type: ignore[arg-type]

@@ -1,22 +1,32 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+
 from edgefleet_contract.errors import TransportError, UserInputError
 from edgefleet_controller import api
-from edgefleet_controller.api import ExitCode, Phase
+from edgefleet_controller.api import DeviceModelRow, ExitCode, Phase, ProgressEvent, RevisionStatus
+from edgefleet_hil.scripted import Cli, FakeBackend, ScriptedApi
 
 PENDING = api.RevisionStatus(revision=3, phase=Phase.BUILDING)
 
+MakeEvent = Callable[..., ProgressEvent]
 
-def test_a_private_stack_is_started_for_the_apply_and_stopped_after_it(cli, backend, scripted, manifest, complete):
+
+def test_a_private_stack_is_started_for_the_apply_and_stopped_after_it(
+    cli: Cli, backend: FakeBackend, scripted: ScriptedApi, manifest: Path, complete: RevisionStatus
+) -> None:
     scripted.revisions = [complete]
     assert cli("apply", str(manifest)).exit_code == 0
     assert backend.log == [f"start fleet apply {manifest} shared=False port=None", "stop"]
 
 
-def test_a_running_stack_is_used_and_left_running(cli, backend, scripted, manifest, complete):
+def test_a_running_stack_is_used_and_left_running(
+    cli: Cli, backend: FakeBackend, scripted: ScriptedApi, manifest: Path, complete: RevisionStatus
+) -> None:
     backend.stack_runs = True
     scripted.revisions = [complete]
     assert cli("apply", str(manifest)).exit_code == 0
@@ -24,7 +34,9 @@ def test_a_running_stack_is_used_and_left_running(cli, backend, scripted, manife
 
 
 @pytest.mark.parametrize("place", ["before", "after", "equals", "environment"])
-def test_the_server_may_be_named_anywhere(cli, backend, scripted, manifest, complete, place):
+def test_the_server_may_be_named_anywhere(
+    cli: Cli, backend: FakeBackend, scripted: ScriptedApi, manifest: Path, complete: RevisionStatus, place: str
+) -> None:
     scripted.revisions = [complete]
     url = "http://controller:4180"
     command = ["apply", str(manifest)]
@@ -35,11 +47,13 @@ def test_the_server_may_be_named_anywhere(cli, backend, scripted, manifest, comp
         "environment": command,
     }[place]
     env = {"FLEET_SERVER": url} if place == "environment" else {}
-    assert cli(*args, **env).exit_code == 0
+    assert cli(*args, env=env).exit_code == 0
     assert backend.log == [f"remote {url} secret"]
 
 
-def test_json_is_one_object_of_the_documented_shape(cli, scripted, manifest, complete, make_event):
+def test_json_is_one_object_of_the_documented_shape(
+    cli: Cli, scripted: ScriptedApi, manifest: Path, complete: RevisionStatus, make_event: MakeEvent
+) -> None:
     scripted.revisions = [complete.model_copy(update={"events": (make_event(1, "built"),)})]
     result = cli("apply", str(manifest), "-o", "json")
     data = json.loads(result.stdout)
@@ -48,9 +62,7 @@ def test_json_is_one_object_of_the_documented_shape(cli, scripted, manifest, com
     assert "events" not in data
     (row,) = data["devices"]
     assert (row["device"], row["model"], row["state"], row["variant"]) == ("local", "digits", "active", "ort/cpu/int8")
-    assert row["tried"] == [
-        {"variant": "tflite/edgetpu/int8", "verdict": "unsupported", "reason": "no Edge TPU found"}
-    ]
+    assert row["tried"] == [{"variant": "tflite/edgetpu/int8", "verdict": "unsupported", "reason": "no Edge TPU found"}]
     assert {key: row["parity"][key] for key in ("verdict", "agreement", "worst_sqnr_db")} == {
         "verdict": "pass",
         "agreement": 0.999,
@@ -64,7 +76,7 @@ def test_json_is_one_object_of_the_documented_shape(cli, scripted, manifest, com
     assert row["evidence"] == "executed-on-device"
 
 
-def test_yaml_says_the_same_as_json(cli, scripted, manifest, complete):
+def test_yaml_says_the_same_as_json(cli: Cli, scripted: ScriptedApi, manifest: Path, complete: RevisionStatus) -> None:
     import yaml
 
     scripted.revisions = [complete]
@@ -72,7 +84,9 @@ def test_yaml_says_the_same_as_json(cli, scripted, manifest, complete):
     assert as_yaml == json.loads(cli("apply", str(manifest), "-o", "json").stdout)
 
 
-def test_progress_goes_to_stderr_and_nothing_but_the_result_to_stdout(cli, scripted, manifest, complete, make_event):
+def test_progress_goes_to_stderr_and_nothing_but_the_result_to_stdout(
+    cli: Cli, scripted: ScriptedApi, manifest: Path, complete: RevisionStatus, make_event: MakeEvent
+) -> None:
     scripted.revisions = [PENDING.model_copy(update={"events": (make_event(1, "calibrating"),)}), complete]
     result = cli("apply", str(manifest), "-o", "json")
     assert "build digits ort/cpu/int8: calibrating" in result.stderr
@@ -80,13 +94,17 @@ def test_progress_goes_to_stderr_and_nothing_but_the_result_to_stdout(cli, scrip
     assert "\x1b" not in result.output
 
 
-def test_events_are_asked_for_only_once(cli, scripted, manifest, complete, make_event):
+def test_events_are_asked_for_only_once(
+    cli: Cli, scripted: ScriptedApi, manifest: Path, complete: RevisionStatus, make_event: MakeEvent
+) -> None:
     scripted.revisions = [PENDING.model_copy(update={"events": (make_event(7, "calibrating"),)}), complete]
     cli("apply", str(manifest))
     assert [query.after_event for query in scripted.asked("revision")] == [0, 7]
 
 
-def test_only_files_the_controller_lacks_are_sent_and_each_content_once(cli, scripted, manifest, complete):
+def test_only_files_the_controller_lacks_are_sent_and_each_content_once(
+    cli: Cli, scripted: ScriptedApi, manifest: Path, complete: RevisionStatus
+) -> None:
     scripted.revisions = [complete]
     result = cli("apply", str(manifest))
     assert len(scripted.asked("put_blob")) == 2
@@ -95,7 +113,9 @@ def test_only_files_the_controller_lacks_are_sent_and_each_content_once(cli, scr
     assert len(scripted.asked("put_blob")) == 2
 
 
-def test_the_request_names_every_file_by_content(cli, scripted, manifest, complete):
+def test_the_request_names_every_file_by_content(
+    cli: Cli, scripted: ScriptedApi, manifest: Path, complete: RevisionStatus
+) -> None:
     scripted.revisions = [complete]
     cli("apply", str(manifest), "--prune", "--yes")
     (request,) = scripted.asked("apply")
@@ -108,19 +128,23 @@ def test_the_request_names_every_file_by_content(cli, scripted, manifest, comple
     ("phase", "code"),
     [(Phase.COMPLETE, 0), (Phase.FAILED, 3), (Phase.ABORTED, 4), (Phase.ERROR, 1)],
 )
-def test_a_final_phase_without_an_exit_code_has_its_own(cli, scripted, manifest, phase, code):
+def test_a_final_phase_without_an_exit_code_has_its_own(
+    cli: Cli, scripted: ScriptedApi, manifest: Path, phase: Phase, code: int
+) -> None:
     scripted.revisions = [api.RevisionStatus(revision=3, phase=phase)]
     result = cli("apply", str(manifest), "-o", "json")
     assert result.exit_code == code
     assert json.loads(result.stdout)["exit_code"] == code
 
 
-def test_the_controllers_exit_code_counts(cli, scripted, manifest):
+def test_the_controllers_exit_code_counts(cli: Cli, scripted: ScriptedApi, manifest: Path) -> None:
     scripted.revisions = [api.RevisionStatus(revision=3, phase=Phase.FAILED, exit_code=5)]
     assert cli("apply", str(manifest)).exit_code == 5
 
 
-def test_a_timeout_ends_with_4_and_the_rows_so_far(cli, scripted, manifest, active_row):
+def test_a_timeout_ends_with_4_and_the_rows_so_far(
+    cli: Cli, scripted: ScriptedApi, manifest: Path, active_row: DeviceModelRow
+) -> None:
     scripted.revisions = [PENDING.model_copy(update={"devices": (active_row,)})]
     result = cli("apply", str(manifest), "--timeout", "5s", "-o", "json")
     assert result.exit_code == ExitCode.PARTIAL
@@ -131,7 +155,9 @@ def test_a_timeout_ends_with_4_and_the_rows_so_far(cli, scripted, manifest, acti
     assert len(scripted.asked("revision")) == 6
 
 
-def test_ctrl_c_on_a_running_stack_detaches_and_says_how_to_attach_again(cli, backend, scripted, manifest):
+def test_ctrl_c_on_a_running_stack_detaches_and_says_how_to_attach_again(
+    cli: Cli, backend: FakeBackend, scripted: ScriptedApi, manifest: Path
+) -> None:
     backend.stack_runs = True
     scripted.revisions = [PENDING, KeyboardInterrupt()]
     result = cli("apply", str(manifest), "-o", "json")
@@ -141,7 +167,9 @@ def test_ctrl_c_on_a_running_stack_detaches_and_says_how_to_attach_again(cli, ba
     assert json.loads(result.stdout)["exit_code"] == 130
 
 
-def test_ctrl_c_on_a_private_stack_stops_it_and_says_that_work_resumes(cli, backend, scripted, manifest):
+def test_ctrl_c_on_a_private_stack_stops_it_and_says_that_work_resumes(
+    cli: Cli, backend: FakeBackend, scripted: ScriptedApi, manifest: Path
+) -> None:
     scripted.revisions = [PENDING, KeyboardInterrupt()]
     result = cli("apply", str(manifest))
     assert result.exit_code == ExitCode.DETACHED
@@ -149,7 +177,9 @@ def test_ctrl_c_on_a_private_stack_stops_it_and_says_that_work_resumes(cli, back
     assert f"To go on: fleet apply {manifest}" in result.stderr
 
 
-def test_no_wait_starts_the_apply_and_leaves(cli, backend, scripted, manifest):
+def test_no_wait_starts_the_apply_and_leaves(
+    cli: Cli, backend: FakeBackend, scripted: ScriptedApi, manifest: Path
+) -> None:
     backend.stack_runs = True
     scripted.revisions = [PENDING]
     result = cli("apply", str(manifest), "--no-wait", "-o", "json")
@@ -158,14 +188,18 @@ def test_no_wait_starts_the_apply_and_leaves(cli, backend, scripted, manifest):
     assert len(scripted.asked("revision")) == 1
 
 
-def test_no_wait_is_refused_when_the_stack_would_end_with_the_command(cli, scripted, manifest):
+def test_no_wait_is_refused_when_the_stack_would_end_with_the_command(
+    cli: Cli, scripted: ScriptedApi, manifest: Path
+) -> None:
     result = cli("apply", str(manifest), "--no-wait")
     assert result.exit_code == ExitCode.USAGE
     assert "fleet up" in result.stderr
     assert scripted.asked("apply") == []
 
 
-def test_nothing_changed_is_one_line_and_still_the_table(cli, scripted, manifest, complete):
+def test_nothing_changed_is_one_line_and_still_the_table(
+    cli: Cli, scripted: ScriptedApi, manifest: Path, complete: RevisionStatus
+) -> None:
     scripted.accepted = api.ApplyAccepted(revision=3, changed=False)
     scripted.revisions = [complete]
     result = cli("apply", str(manifest))
@@ -175,13 +209,17 @@ def test_nothing_changed_is_one_line_and_still_the_table(cli, scripted, manifest
     assert json.loads(cli("apply", str(manifest), "-o", "json").stdout)["changed"] is False
 
 
-def test_an_unfinished_revision_is_followed_even_when_nothing_changed(cli, scripted, manifest, complete):
+def test_an_unfinished_revision_is_followed_even_when_nothing_changed(
+    cli: Cli, scripted: ScriptedApi, manifest: Path, complete: RevisionStatus
+) -> None:
     scripted.accepted = api.ApplyAccepted(revision=3, changed=False)
     scripted.revisions = [PENDING, complete]
     assert cli("apply", str(manifest)).exit_code == 0
 
 
-def test_a_refusal_names_device_model_measured_value_limit_and_next_command(cli, scripted, manifest, refused_row):
+def test_a_refusal_names_device_model_measured_value_limit_and_next_command(
+    cli: Cli, scripted: ScriptedApi, manifest: Path, refused_row: DeviceModelRow
+) -> None:
     scripted.revisions = [
         api.RevisionStatus(revision=3, phase=Phase.FAILED, exit_code=3, devices=(refused_row,), reason="1 refused")
     ]
@@ -197,8 +235,8 @@ def removal(action: str) -> api.PlanResult:
     return api.PlanResult(changed=True, builds=(), devices=(row,))
 
 
-def test_prune_without_a_terminal_needs_yes(cli, scripted, manifest):
-    scripted.answers["plan"] = removal("remove")
+def test_prune_without_a_terminal_needs_yes(cli: Cli, scripted: ScriptedApi, manifest: Path) -> None:
+    scripted.script(removal("remove"))
     result = cli("apply", str(manifest), "--prune")
     assert result.exit_code == ExitCode.USAGE
     assert "local/old" in result.stderr
@@ -206,13 +244,15 @@ def test_prune_without_a_terminal_needs_yes(cli, scripted, manifest):
     assert scripted.asked("apply") == []
 
 
-def test_prune_that_removes_nothing_does_not_ask(cli, scripted, manifest, complete):
-    scripted.answers["plan"] = removal("deploy")
+def test_prune_that_removes_nothing_does_not_ask(
+    cli: Cli, scripted: ScriptedApi, manifest: Path, complete: RevisionStatus
+) -> None:
+    scripted.script(removal("deploy"))
     scripted.revisions = [complete]
     assert cli("apply", str(manifest), "--prune").exit_code == 0
 
 
-def test_an_error_with_a_path_is_placed_in_the_manifest(cli, scripted, manifest):
+def test_an_error_with_a_path_is_placed_in_the_manifest(cli: Cli, scripted: ScriptedApi, manifest: Path) -> None:
     error = UserInputError("no device matches 'all'", next_step="fleet devices")
     error.path = ("deployments", 0, "to")  # type: ignore[attr-defined]
     scripted.errors["apply"] = error
@@ -224,7 +264,9 @@ def test_an_error_with_a_path_is_placed_in_the_manifest(cli, scripted, manifest)
     assert result.stdout == ""
 
 
-def test_a_lost_controller_is_an_error_and_the_private_stack_is_stopped(cli, backend, scripted, manifest):
+def test_a_lost_controller_is_an_error_and_the_private_stack_is_stopped(
+    cli: Cli, backend: FakeBackend, scripted: ScriptedApi, manifest: Path
+) -> None:
     scripted.revisions = [TransportError("the controller could not be reached")]
     result = cli("apply", str(manifest))
     assert result.exit_code == ExitCode.ERROR
@@ -233,14 +275,16 @@ def test_a_lost_controller_is_an_error_and_the_private_stack_is_stopped(cli, bac
 
 
 @pytest.mark.parametrize("timeout", ["10", "soon", "-1s", ""])
-def test_a_timeout_without_a_unit_is_refused_by_name(cli, backend, manifest, timeout):
+def test_a_timeout_without_a_unit_is_refused_by_name(
+    cli: Cli, backend: FakeBackend, manifest: Path, timeout: str
+) -> None:
     result = cli("apply", str(manifest), "--timeout", timeout)
     assert result.exit_code == ExitCode.USAGE
     assert "--timeout" in result.stderr
     assert backend.log == []
 
 
-def test_a_bad_manifest_starts_nothing(cli, backend, manifest):
+def test_a_bad_manifest_starts_nothing(cli: Cli, backend: FakeBackend, manifest: Path) -> None:
     manifest.write_text(manifest.read_text().replace("source:", "sorce:"), encoding="utf-8")
     result = cli("apply", str(manifest))
     assert result.exit_code == ExitCode.USAGE
@@ -249,7 +293,9 @@ def test_a_bad_manifest_starts_nothing(cli, backend, manifest):
     assert backend.log == []
 
 
-def test_a_plan_shows_builds_chain_bytes_and_what_is_skipped(cli, scripted, manifest, active_row):
+def test_a_plan_shows_builds_chain_bytes_and_what_is_skipped(
+    cli: Cli, scripted: ScriptedApi, manifest: Path, active_row: DeviceModelRow
+) -> None:
     row = api.DeviceModelPlan(
         device="local",
         model="digits",
@@ -259,7 +305,7 @@ def test_a_plan_shows_builds_chain_bytes_and_what_is_skipped(cli, scripted, mani
         action="deploy",
     )
     build = api.BuildPlan(model="digits", variant="ort/cpu/int8", cached=False)
-    scripted.answers["plan"] = api.PlanResult(changed=True, builds=(build,), devices=(row,))
+    scripted.script(api.PlanResult(changed=True, builds=(build,), devices=(row,)))
     result = cli("plan", str(manifest))
     assert result.exit_code == 0
     for text in ("deploy", "2.0 KiB", "ort/cpu/fp32", "no Edge TPU found"):
@@ -269,13 +315,15 @@ def test_a_plan_shows_builds_chain_bytes_and_what_is_skipped(cli, scripted, mani
 
 
 @pytest.mark.parametrize(("changed", "code"), [(False, 0), (True, 2)])
-def test_the_detailed_exit_code_tells_whether_something_would_change(cli, scripted, manifest, changed, code):
-    scripted.answers["plan"] = api.PlanResult(changed=changed, builds=(), devices=())
+def test_the_detailed_exit_code_tells_whether_something_would_change(
+    cli: Cli, scripted: ScriptedApi, manifest: Path, changed: bool, code: int
+) -> None:
+    scripted.script(api.PlanResult(changed=changed, builds=(), devices=()))
     assert cli("plan", str(manifest), "--detailed-exitcode").exit_code == code
     assert cli("plan", str(manifest)).exit_code == 0
 
 
-def test_with_the_detailed_exit_code_a_bad_manifest_is_1_so_that_2_stays_clear(cli, manifest):
+def test_with_the_detailed_exit_code_a_bad_manifest_is_1_so_that_2_stays_clear(cli: Cli, manifest: Path) -> None:
     manifest.write_text("fleet: v2\n", encoding="utf-8")
     assert cli("plan", str(manifest), "--detailed-exitcode").exit_code == 1
     assert cli("plan", str(manifest)).exit_code == 2

@@ -1,24 +1,35 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import get_args
 
 import pytest
+
 from edgefleet_contract.child import ChildEnd, ChildOutcome
-from edgefleet_contract.evidence import OutputParity, ParityCheck, ParityVerdict, Task
+from edgefleet_contract.evidence import (
+    Conditions,
+    LatencyResult,
+    OutputParity,
+    ParityCheck,
+    ParityResult,
+    ParityVerdict,
+    Task,
+)
 from edgefleet_contract.job import BenchAnswer, ClaimedPrecision, CompareAnswer, ErrorAnswer
 from edgefleet_controller.cli.compare import PrecisionChoice, ScenarioChoice, TaskChoice, split_model
+from edgefleet_hil.scripted import Cli, FakeBackend
 
 
 @pytest.fixture
-def models(tmp_path):
+def models(tmp_path: Path) -> Path:
     for name in ("a.onnx", "b.onnx", "s.npz"):
         (tmp_path / name).write_bytes(b"content")
     return tmp_path
 
 
 @pytest.fixture
-def comparison(parity):
+def comparison(parity: ParityResult) -> CompareAnswer:
     output = OutputParity(name="logits", n_samples=1000, bit_exact=False, worst_sqnr_db=31.2, tolerance_sqnr_db=25.0)
     return CompareAnswer(
         verdict=ParityVerdict.PASS,
@@ -28,14 +39,16 @@ def comparison(parity):
     )
 
 
-def test_the_choices_written_out_for_a_quick_start_are_those_of_the_contract():
+def test_the_choices_written_out_for_a_quick_start_are_those_of_the_contract() -> None:
     assert get_args(PrecisionChoice) == get_args(ClaimedPrecision)
     assert get_args(TaskChoice) == tuple(task.value for task in Task)
     assert get_args(ScenarioChoice) == ("single-stream",)
 
 
-def test_a_pass_exits_0_with_figures_at_the_top_level(cli, models, worker_answers, comparison):
-    worker_answers(comparison)
+def test_a_pass_exits_0_with_figures_at_the_top_level(
+    cli: Cli, models: Path, backend: FakeBackend, comparison: CompareAnswer
+) -> None:
+    backend.answer(comparison)
     result = cli("compare", "a.onnx", "b.onnx", "--samples", "s.npz", "-o", "json")
     assert result.exit_code == 0
     data = json.loads(result.stdout)
@@ -47,8 +60,10 @@ def test_a_pass_exits_0_with_figures_at_the_top_level(cli, models, worker_answer
     assert data["outputs"][0]["name"] == "logits"
 
 
-def test_the_job_says_what_the_options_said(cli, backend, models, worker_answers, comparison):
-    worker_answers(comparison)
+def test_the_job_says_what_the_options_said(
+    cli: Cli, backend: FakeBackend, models: Path, comparison: CompareAnswer
+) -> None:
+    backend.answer(comparison)
     cli(
         "compare", "a.onnx", "b.onnx", "--samples", "s.npz", "--precision", "fp16", "--task", "detection",
         "--same-artifact", "--labels-key", "y",
@@ -60,17 +75,21 @@ def test_the_job_says_what_the_options_said(cli, backend, models, worker_answers
     assert job["samples"] == str(models / "s.npz")
 
 
-def test_a_fail_exits_3_and_names_the_first_check_that_failed(cli, models, worker_answers, comparison):
+def test_a_fail_exits_3_and_names_the_first_check_that_failed(
+    cli: Cli, models: Path, backend: FakeBackend, comparison: CompareAnswer
+) -> None:
     failed = {"verdict": ParityVerdict.FAIL, "failed_check": ParityCheck.FINITE, "reason": "NaN in 3 of 1000 samples"}
-    worker_answers(comparison.model_copy(update=failed))
+    backend.answer(comparison.model_copy(update=failed))
     result = cli("compare", "a.onnx", "b.onnx", "--samples", "s.npz")
     assert result.exit_code == 3
     assert "parity fails at finite: NaN in 3 of 1000 samples" in result.stderr
     assert result.stdout.startswith("parity fail\n")
 
 
-def test_a_weak_pass_exits_0_and_is_said_loudly(cli, models, worker_answers, comparison):
-    worker_answers(comparison.model_copy(update={"verdict": ParityVerdict.WEAK, "reason": "random samples"}))
+def test_a_weak_pass_exits_0_and_is_said_loudly(
+    cli: Cli, models: Path, backend: FakeBackend, comparison: CompareAnswer
+) -> None:
+    backend.answer(comparison.model_copy(update={"verdict": ParityVerdict.WEAK, "reason": "random samples"}))
     result = cli("compare", "a.onnx", "b.onnx", "--samples", "s.npz", "-o", "json")
     assert result.exit_code == 0
     assert "WEAK" in result.stderr
@@ -78,8 +97,10 @@ def test_a_weak_pass_exits_0_and_is_said_loudly(cli, models, worker_answers, com
 
 
 @pytest.mark.parametrize(("family", "code"), [("input", 2), ("device", 1), ("internal", 1)])
-def test_the_family_of_the_workers_error_decides_the_exit_code(cli, models, worker_answers, family, code):
-    worker_answers(ErrorAnswer(family=family, reason="input 'image' has another shape"))
+def test_the_family_of_the_workers_error_decides_the_exit_code(
+    cli: Cli, models: Path, backend: FakeBackend, family: str, code: int
+) -> None:
+    backend.answer(ErrorAnswer(family=family, reason="input 'image' has another shape"))
     result = cli("compare", "a.onnx", "b.onnx")
     assert result.exit_code == code
     assert "input 'image' has another shape" in result.stderr
@@ -87,7 +108,9 @@ def test_the_family_of_the_workers_error_decides_the_exit_code(cli, models, work
 
 
 @pytest.mark.parametrize("end", [end for end in ChildEnd if end is not ChildEnd.ANSWERED])
-def test_every_death_of_the_worker_is_told_with_how_it_died(cli, backend, models, end):
+def test_every_death_of_the_worker_is_told_with_how_it_died(
+    cli: Cli, backend: FakeBackend, models: Path, end: ChildEnd
+) -> None:
     backend.outcome = ChildOutcome(end, None, "killed by signal 11 (SIGSEGV)", "first\nlast words\n", 2.5)
     result = cli("compare", "a.onnx", "b.onnx")
     assert result.exit_code == 1
@@ -95,15 +118,19 @@ def test_every_death_of_the_worker_is_told_with_how_it_died(cli, backend, models
         assert text in result.stderr
 
 
-def test_an_answer_outside_the_contract_is_an_error_and_not_a_traceback(cli, backend, models):
+def test_an_answer_outside_the_contract_is_an_error_and_not_a_traceback(
+    cli: Cli, backend: FakeBackend, models: Path
+) -> None:
     backend.outcome = ChildOutcome(ChildEnd.ANSWERED, b'{"kind": "compare"}', "answered", "", 1.0)
     result = cli("compare", "a.onnx", "b.onnx")
     assert result.exit_code == 1
     assert "does not follow the contract" in result.stderr
 
 
-def test_an_answer_to_another_question_is_a_bug_and_says_so(cli, models, worker_answers, latency, conditions):
-    worker_answers(BenchAnswer(latency=latency, conditions=conditions))
+def test_an_answer_to_another_question_is_a_bug_and_says_so(
+    cli: Cli, models: Path, backend: FakeBackend, latency: LatencyResult, conditions: Conditions
+) -> None:
+    backend.answer(BenchAnswer(latency=latency, conditions=conditions))
     result = cli("compare", "a.onnx", "b.onnx")
     assert result.exit_code == 1
     assert "please report" in result.stderr
@@ -121,15 +148,19 @@ def test_an_answer_to_another_question_is_a_bug_and_says_so(cli, models, worker_
         (["compare", "a.onnx", "b.onnx", "--precision", "int3"], "int3"),
     ],
 )
-def test_bad_input_is_refused_by_name_before_any_worker_starts(cli, backend, models, args, named):
+def test_bad_input_is_refused_by_name_before_any_worker_starts(
+    cli: Cli, backend: FakeBackend, models: Path, args: list[str], named: str
+) -> None:
     result = cli(*args)
     assert result.exit_code == 2
     assert named in result.stderr
     assert backend.jobs == []
 
 
-def test_bench_prints_the_latency_of_apply_and_the_conditions(cli, models, worker_answers, latency, conditions):
-    worker_answers(BenchAnswer(latency=latency, conditions=conditions))
+def test_bench_prints_the_latency_of_apply_and_the_conditions(
+    cli: Cli, models: Path, backend: FakeBackend, latency: LatencyResult, conditions: Conditions
+) -> None:
+    backend.answer(BenchAnswer(latency=latency, conditions=conditions))
     result = cli("bench", "a.onnx", "--samples", "s.npz", "-o", "json")
     assert result.exit_code == 0
     data = json.loads(result.stdout)
@@ -137,15 +168,19 @@ def test_bench_prints_the_latency_of_apply_and_the_conditions(cli, models, worke
     assert data["conditions"]["runtime"] == "onnxruntime"
 
 
-def test_bench_draws_intervals_and_conditions(cli, models, worker_answers, latency, conditions):
-    worker_answers(BenchAnswer(latency=latency, conditions=conditions))
+def test_bench_draws_intervals_and_conditions(
+    cli: Cli, models: Path, backend: FakeBackend, latency: LatencyResult, conditions: Conditions
+) -> None:
+    backend.answer(BenchAnswer(latency=latency, conditions=conditions))
     out = cli("bench", "a.onnx", "--samples", "s.npz", columns=80).stdout
     for text in ("a.onnx: latency valid", "50 µs", "49 µs … 52 µs", "n 5000", "a test CPU", "█"):
         assert text in out
 
 
-def test_bench_measures_for_the_duration_with_the_threads(cli, backend, models, worker_answers, latency, conditions):
-    worker_answers(BenchAnswer(latency=latency, conditions=conditions))
+def test_bench_measures_for_the_duration_with_the_threads(
+    cli: Cli, backend: FakeBackend, models: Path, latency: LatencyResult, conditions: Conditions
+) -> None:
+    backend.answer(BenchAnswer(latency=latency, conditions=conditions))
     cli("bench", "a.onnx", "--samples", "s.npz", "--duration", "500ms", "--threads", "2")
     (job,) = backend.jobs
     assert (job["latency"]["max_duration_s"], job["latency"]["min_duration_s"]) == (0.5, 0.5)
@@ -153,10 +188,12 @@ def test_bench_measures_for_the_duration_with_the_threads(cli, backend, models, 
     assert job["timeout_s"] > 4 * 0.5
 
 
-def test_preprocessing_is_taken_from_a_manifest(cli, backend, models, manifest, worker_answers, comparison):
+def test_preprocessing_is_taken_from_a_manifest(
+    cli: Cli, backend: FakeBackend, models: Path, manifest: Path, comparison: CompareAnswer
+) -> None:
     text = "samples: digits.npz, preprocess: {image: {sample_layout: nhw, layout: nchw, mean: 33.3285}}}"
     manifest.write_text(manifest.read_text().replace("samples: digits.npz}", text), encoding="utf-8")
-    worker_answers(comparison)
+    backend.answer(comparison)
     result = cli("compare", "a.onnx", "b.onnx", "--preprocess-from", "manifest.yaml:digits")
     assert result.exit_code == 0
     assert backend.jobs[0]["preprocess"]["image"]["mean"] == 33.3285
@@ -164,7 +201,7 @@ def test_preprocessing_is_taken_from_a_manifest(cli, backend, models, manifest, 
     assert backend.jobs[1]["preprocess"] == backend.jobs[0]["preprocess"]
 
 
-def test_a_model_the_manifest_lacks_is_refused_with_those_it_has(cli, models, manifest):
+def test_a_model_the_manifest_lacks_is_refused_with_those_it_has(cli: Cli, models: Path, manifest: Path) -> None:
     result = cli("compare", "a.onnx", "b.onnx", "--preprocess-from", "manifest.yaml:lite0")
     assert result.exit_code == 2
     assert "no model 'lite0'; there are: digits" in result.stderr
@@ -174,5 +211,5 @@ def test_a_model_the_manifest_lacks_is_refused_with_those_it_has(cli, models, ma
     ("text", "expected"),
     [("m.yaml", ("m.yaml", None)), ("m.yaml:digits", ("m.yaml", "digits")), ("/a:b/m.yaml:x", ("/a:b/m.yaml", "x"))],
 )
-def test_the_model_stands_behind_the_last_colon(text, expected):
+def test_the_model_stands_behind_the_last_colon(text: str, expected: object) -> None:
     assert split_model(text) == expected
