@@ -21,7 +21,7 @@ from edgefleet_contract.report import Tried
 from edgefleet_contract.variant import parse_variant
 from edgefleet_controller.api import FileRef
 from edgefleet_controller.blobs import BlobStore
-from edgefleet_controller.compile import archive, steps
+from edgefleet_controller.compile import archive
 from edgefleet_controller.compile.check import Checker
 from edgefleet_controller.compile.key import build_key, check_key, tool_versions
 from edgefleet_controller.compile.locks import locked
@@ -35,7 +35,15 @@ from edgefleet_controller.compile.records import (
     NotBuilt,
 )
 from edgefleet_controller.compile.registry import buildable, target_of
-from edgefleet_controller.compile.steps import StepError, StepLimits
+from edgefleet_controller.compile.steps import (
+    WORKER_ARGV,
+    ChildSteps,
+    Command,
+    StepError,
+    StepLimits,
+    Steps,
+    keep_for_reproduction,
+)
 
 __all__ = [
     "BuildCache",
@@ -44,6 +52,7 @@ __all__ = [
     "Builder",
     "Built",
     "CheckedModel",
+    "ChildSteps",
     "MemoryBuildCache",
     "NotBuilt",
     "StepLimits",
@@ -67,7 +76,7 @@ class Builder:
         blobs: where the user's files are and artifacts go.
         cache: where builds are remembered.
         work_dir: for scratch folders, locks and reproduce folders; on the file system of the blobs for hard links.
-        limits: bounds on each child process.
+        steps: runs each step; default: in child processes with the default limits.
         now_ns: Unix time, in nanoseconds.
         monotonic_s: a clock for durations, in seconds.
     """
@@ -77,7 +86,7 @@ class Builder:
         blobs: BlobStore,
         cache: BuildCache,
         work_dir: Path,
-        limits: StepLimits | None = None,
+        steps: Steps | None = None,
         *,
         now_ns: Callable[[], int] = time.time_ns,
         monotonic_s: Callable[[], float] = time.monotonic,
@@ -85,10 +94,10 @@ class Builder:
         self._blobs = blobs
         self._cache = cache
         self._work_dir = work_dir
-        self._limits = limits or StepLimits()
+        self._steps = steps or ChildSteps()
         self._now_ns = now_ns
         self._monotonic_s = monotonic_s
-        self._checker = Checker(blobs, work_dir, self._limits)
+        self._checker = Checker(blobs, work_dir, self._steps)
 
     def check(self, name: str, spec: ModelSpec, files: Mapping[str, FileRef]) -> CheckedModel:
         """Check a model with its samples; see `Checker.check`. Raises UserInputError."""
@@ -180,7 +189,7 @@ class Builder:
             self._cache.record_build(_record(checked, variant, key, error.verdict, duration_s, reason=reason))
         if error.verdict is not Verdict.UNSUPPORTED:
             folder = self._work_dir / "reproduce" / hex_of(key)[:16]
-            steps.keep_for_reproduction(error.command, work, folder)
+            keep_for_reproduction(error.command, work, folder)
             reproduce = str(folder)
         tried = Tried(variant=variant, verdict=error.verdict, reason=reason)
         return NotBuilt(key=key, model=checked.name, tried=tried, reproduce=reproduce)
@@ -195,7 +204,7 @@ class Builder:
         ):
             self._blobs.materialise(digest, work / name)
         tell("making the model file", 0)
-        made = steps.build(_build_request(checked, variant, work), self._limits)
+        made = self._steps.build(_build_request(checked, variant, work))
         tell("running the source on its samples", 1)
         files = [
             self._keep(work / _MODEL, FileRole.MODEL),
@@ -237,7 +246,7 @@ class Builder:
             preprocess=checked.preprocess,
             out=str(out),
         )
-        steps.outputs(job, self._limits)
+        self._steps.outputs(job)
         canonical = archive.repack(out)
         out.unlink()
         out.write_bytes(canonical)
@@ -255,11 +264,11 @@ class Builder:
                 "preprocess": checked.preprocess,
             }
         )
-        answer = steps.compare(job, self._limits)
+        answer = self._steps.compare(job)
         if answer.verdict is ParityVerdict.FAIL:
             check = f" ({answer.failed_check.value})" if answer.failed_check else ""
             message = f"parity with the source failed on the builder{check}: {answer.reason or 'no reason given'}"
-            command = steps.Command(steps.WORKER_ARGV, job.model_dump_json().encode())
+            command = Command(WORKER_ARGV, job.model_dump_json().encode())
             raise StepError(Verdict.BUILD_FAILED, clip_reason(message), command, lasting=True)
         return str(answer.verdict.value)
 

@@ -14,12 +14,11 @@ from edgefleet_contract.evidence import Task
 from edgefleet_contract.manifest import MetricSpec, ModelSpec, SamplesSpec
 from edgefleet_controller.api import FileRef
 from edgefleet_controller.blobs import BlobStore
-from edgefleet_controller.compile import steps
 from edgefleet_controller.compile.key import check_key, tool_versions
 from edgefleet_controller.compile.locks import locked
 from edgefleet_controller.compile.protocol import IngestRequest, SamplesFile
 from edgefleet_controller.compile.records import CheckedModel
-from edgefleet_controller.compile.steps import StepError, StepLimits
+from edgefleet_controller.compile.steps import StepError, Steps, keep_for_reproduction
 
 SAMPLES_FILE = "samples.npz"
 CALIBRATION_FILE = "calibration.npz"
@@ -31,13 +30,13 @@ class Checker:
     Args:
         blobs: holds the user's files; canonical samples are put there.
         work_dir: for scratch folders and kept answers.
-        limits: bounds on the child.
+        steps: runs the check in a child process.
     """
 
-    def __init__(self, blobs: BlobStore, work_dir: Path, limits: StepLimits) -> None:
+    def __init__(self, blobs: BlobStore, work_dir: Path, steps: Steps) -> None:
         self._blobs = blobs
         self._work_dir = work_dir
-        self._limits = limits
+        self._steps = steps
 
     def check(self, name: str, spec: ModelSpec, files: Mapping[str, FileRef]) -> CheckedModel:
         """Check one model of a manifest.
@@ -102,7 +101,7 @@ class Checker:
                 out_dir=folder,
             )
             try:
-                answer = steps.ingest(request, self._limits)
+                answer = self._steps.ingest(request)
             except StepError as error:
                 raise self._refusal(name, spec, error, work) from error
             return CheckedModel(
@@ -124,7 +123,7 @@ class Checker:
             step = error.fault.next_step
             return UserInputError(f"model {name!r}: {_blamed(spec, error.fault.what)} {error.message}", next_step=step)
         dest = self._work_dir / "reproduce" / f"check-{name}"
-        steps.keep_for_reproduction(error.command, work, dest)
+        keep_for_reproduction(error.command, work, dest)
         return UserInputError(
             f"model {name!r}: {spec.source} could not be checked: {error.message}",
             next_step=f"repeat it with `sh {dest}/command.sh`; the model may be damaged or need more memory",

@@ -40,6 +40,7 @@ def load(path: Path) -> onnx.ModelProto:
     """
     model = _parse(_read(path))
     _check_opset(model)
+    _check_names(model)
     _check_external_data(model)
     _check_operators(model)
     try:
@@ -131,6 +132,18 @@ def _check_opset(model: onnx.ModelProto) -> None:
             f"has IR version {model.ir_version}; this controller's onnx knows 3 to {onnx.IR_VERSION}",
             "export it again with a current exporter",
         )
+
+
+def _check_names(model: onnx.ModelProto) -> None:
+    """Refuse names that are no text: protobuf hands damaged ones over as bytes, and each library stumbles elsewhere."""
+    graph = model.graph
+    named = (*graph.input, *graph.output, *graph.initializer)
+    wrong = next((each.name for each in named if not isinstance(each.name, str)), None)
+    for node in _nodes(graph):
+        texts = (node.name, node.op_type, node.domain, *node.input, *node.output)
+        wrong = wrong or next((text for text in texts if not isinstance(text, str)), None)
+    if wrong is not None:
+        raise _fault(f"holds a name that is no text ({wrong!r}): the file is damaged")
 
 
 def _check_external_data(model: onnx.ModelProto) -> None:

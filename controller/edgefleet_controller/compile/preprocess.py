@@ -34,7 +34,7 @@ def batches(
 
 def _one(array: Array, index: int, spec: TensorSpec, transform: InputTransform | None) -> Array:
     made = apply(array[index : index + 1], transform, spec.dtype)
-    return made if made.ndim == len(spec.shape) else made[0]
+    return made if made.ndim == len(spec.shape) else np.asarray(made[0])
 
 
 def _transpose(array: Array, transform: InputTransform) -> Array:

@@ -126,6 +126,8 @@ def _check(array: Array, name: str, spec: TensorSpec, transform: InputTransform 
     where = f"array {name!r} does not fit model input {spec.name!r}"
     if array.ndim == 0:
         raise CompileFaultError(role, f"{where}: it is a single value; the first axis counts samples")
+    if len(array) == 0:
+        raise CompileFaultError(role, f"array {name!r} holds no samples; at least one is needed")
     try:
         shape = shapes.transposed(array.shape, transform)
     except ValueError as error:
@@ -171,10 +173,7 @@ def _count(arrays: Mapping[str, Array], role: Role) -> int:
     if len(set(counts.values())) > 1:
         listed = ", ".join(f"{name!r}: {count_n}" for name, count_n in counts.items())
         raise CompileFaultError(role, f"holds unlike numbers of samples: {listed}")
-    count_n = next(iter(counts.values()))
-    if count_n == 0:
-        raise CompileFaultError(role, "holds no samples; at least one is needed")
-    return count_n
+    return next(iter(counts.values()))
 
 
 def _labels(array: Array, name: str, count_n: int, *, top1: bool) -> Indices | None:

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -99,24 +99,43 @@ class StepError(EdgefleetError):
         self.fault = fault
 
 
-def ingest(request: IngestRequest, limits: StepLimits) -> IngestAnswer:
-    """Check a model with its samples. Raises StepError."""
-    return _compile(request, limits.check, IngestAnswer)
+class Steps(Protocol):
+    """The steps of checks and builds. Each raises StepError when it does not give its answer."""
+
+    def ingest(self, request: IngestRequest) -> IngestAnswer:
+        """Check a model with its samples."""
+
+    def build(self, request: BuildRequest) -> BuildAnswer:
+        """Make a model file."""
+
+    def outputs(self, job: OutputsJob) -> OutputsAnswer:
+        """Run a model on samples."""
+
+    def compare(self, job: CompareJob) -> CompareAnswer:
+        """Ask for parity of two files of outputs."""
 
 
-def build(request: BuildRequest, limits: StepLimits) -> BuildAnswer:
-    """Make a model file. Raises StepError."""
-    return _compile(request, limits.build, BuildAnswer)
+class ChildSteps:
+    """Each step in a child process of its own, within limits."""
 
+    def __init__(self, limits: StepLimits | None = None) -> None:
+        self._limits = limits or StepLimits()
 
-def outputs(job: OutputsJob, limits: StepLimits) -> OutputsAnswer:
-    """Run a model on samples. Raises StepError."""
-    return _work(job, limits.run, OutputsAnswer)
+    def ingest(self, request: IngestRequest) -> IngestAnswer:
+        """Check a model with its samples. Raises StepError."""
+        return _compile(request, self._limits.check, IngestAnswer)
 
+    def build(self, request: BuildRequest) -> BuildAnswer:
+        """Make a model file. Raises StepError."""
+        return _compile(request, self._limits.build, BuildAnswer)
 
-def compare(job: CompareJob, limits: StepLimits) -> CompareAnswer:
-    """Ask for parity of two files of outputs. Raises StepError."""
-    return _work(job, limits.run, CompareAnswer)
+    def outputs(self, job: OutputsJob) -> OutputsAnswer:
+        """Run a model on samples. Raises StepError."""
+        return _work(job, self._limits.run, OutputsAnswer)
+
+    def compare(self, job: CompareJob) -> CompareAnswer:
+        """Ask for parity of two files of outputs. Raises StepError."""
+        return _work(job, self._limits.run, CompareAnswer)
 
 
 def keep_for_reproduction(command: Command, work_dir: Path, dest: Path) -> None:
