@@ -30,7 +30,7 @@ def compare(job: CompareJob) -> CompareAnswer:
     Raises:
         UserInputError: files are missing, of two kinds, or do not fit.
     """
-    from edgefleet_agent.qualify.parity import compare_outputs
+    from edgefleet_agent.qualify.parity import compare_outputs, infer_task
 
     reference, candidate = Path(job.reference), Path(job.candidate)
     kinds = {_is_npz(reference), _is_npz(candidate)}
@@ -40,21 +40,22 @@ def compare(job: CompareJob) -> CompareAnswer:
     of_outputs = kinds == {True}
     precision = job.precision or (OUTPUTS_PRECISION if of_outputs else claimed_precision(candidate))
     left, right, labels = _load_outputs(job) if of_outputs else _run_models(job, precision)
+    task = job.task or infer_task(left)
     parity = compare_outputs(
         left,
         right,
         precision=precision,
-        task=job.task,
+        task=task,
         same_artifact=job.same_artifact,
         labels=labels,
-        metric=MetricAccept() if labels is not None and job.task in _LABELLED_TASKS else None,
+        metric=MetricAccept() if labels is not None and task in _LABELLED_TASKS else None,
     )
     return CompareAnswer(
         verdict=parity.verdict,
         failed_check=parity.failed_check,
         reason=parity.reason,
         precision=precision,
-        task=job.task,
+        task=task,
         parity=parity,
     )
 

@@ -17,7 +17,7 @@ from edgefleet_agent.runtimes.base import (
     LoadFailedError,
     UnsupportedError,
 )
-from edgefleet_agent.runtimes.ort_placement import OrtHandle, read_placement
+from edgefleet_agent.runtimes.ort_placement import OrtHandle, profile_placement, read_placement, tells_placement
 from edgefleet_contract.artifact import Dim, DType, TensorSpec
 from edgefleet_contract.base import clip_reason
 from edgefleet_contract.errors import DeviceError
@@ -87,7 +87,7 @@ class OrtRuntime:
             reason = clip_reason(f"onnxruntime does not import: {error}")
             return EngineProbe(target=target, status=ProbeStatus.BROKEN, reason=reason)
         try:
-            session = OrtSession(_open(_PROBE_MODEL, threads=1, spinning=False))
+            session = OrtSession(_open(_PROBE_MODEL, threads=1, spinning=False), _PROBE_MODEL)
             session.run({"x": np.zeros(1, np.float32)})
         except DeviceError as error:
             reason = clip_reason(f"the probe model does not run: {error}")
@@ -99,14 +99,15 @@ class OrtRuntime:
         if variant.engine != "cpu":
             msg = f"{variant}: this version of the agent runs ONNX Runtime on the CPU only"
             raise UnsupportedError(msg)
-        return OrtSession(_open(path, threads=threads, spinning=spinning))
+        return OrtSession(_open(path, threads=threads, spinning=spinning), str(path))
 
 
 class OrtSession:
     """One model loaded by ONNX Runtime."""
 
-    def __init__(self, session: OrtHandle) -> None:
+    def __init__(self, session: OrtHandle, model: str | bytes) -> None:
         self._session = session
+        self._model = model
         self._inputs = tuple(_spec(node) for node in session.get_inputs())
         self._outputs = tuple(_spec(node) for node in session.get_outputs())
 
@@ -149,7 +150,9 @@ class OrtSession:
 
     def placement(self) -> PlacementResult | None:
         """Return where operators run, read back from the runtime."""
-        return read_placement(self._session, wanted=_PROVIDER)
+        if tells_placement(self._session):
+            return read_placement(self._session, wanted=_PROVIDER)
+        return profile_placement(self._model, self._inputs, wanted=_PROVIDER)
 
     def close(self) -> None:
         """Free the model."""
