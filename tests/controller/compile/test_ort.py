@@ -1,0 +1,104 @@
+"""The `ort/cpu` target: what its quantised models hold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from edgefleet_controller.compile import npz, ort, session
+from edgefleet_controller.compile.fault import CompileFaultError
+from edgefleet_controller.compile.protocol import BuildAnswer, BuildRequest
+
+Build = Callable[[onnx.ModelProto, str], tuple[onnx.ModelProto, BuildAnswer]]
+
+
+def convolutions() -> onnx.ModelProto:
+    """Return `image` f32[n, 4, 8, 8] → depthwise Conv → 1×1 Conv → `y`."""
+    generator = np.random.default_rng(0)
+    weights = [
+        numpy_helper.from_array(generator.normal(size=shape).astype(np.float32), name)
+        for name, shape in (("depthwise", (4, 1, 3, 3)), ("pointwise", (6, 4, 1, 1)))
+    ]
+    nodes = [
+        helper.make_node("Conv", ["image", "depthwise"], ["middle"], name="a", group=4, pads=[1, 1, 1, 1]),
+        helper.make_node("Conv", ["middle", "pointwise"], ["y"], name="b"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "convolutions",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 4, 8, 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 6, 8, 8])],
+        weights,
+        doc_string="notes",
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], doc_string="more notes")
+    model.ir_version = 8
+    helper.set_model_props(model, {"exported": "today"})
+    return model
+
+
+@pytest.fixture
+def build(tmp_path: Path) -> Build:
+    images = np.random.default_rng(2).normal(size=(12, 4, 8, 8)).astype(np.float32)
+    for name in ("samples.npz", "calibration.npz"):
+        npz.write(tmp_path / name, {"image": images})
+    (tmp_path / "scratch").mkdir()
+
+    def run(model: onnx.ModelProto, variant: str) -> tuple[onnx.ModelProto, BuildAnswer]:
+        (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
+        paths = {"source": "m.onnx", "samples": "samples.npz", "calibration": "calibration.npz", "out": "out.onnx"}
+        files = {key: str(tmp_path / name) for key, name in paths.items()}
+        request = BuildRequest(model="tiny", variant=variant, work_dir=str(tmp_path / "scratch"), **files)
+        answer = ort.build(request)
+        return onnx.load(tmp_path / "out.onnx"), answer
+
+    return run
+
+
+def largest(model: onnx.ModelProto, name: str) -> int:
+    weights = next(tensor for tensor in model.graph.initializer if tensor.name.startswith(f"{name}_quantized"))
+    return int(np.abs(numpy_helper.to_array(weights).astype(np.int64)).max())
+
+
+def test_fp32_is_the_source_without_its_notes(build: Build) -> None:
+    made, answer = build(convolutions(), "ort/cpu/fp32")
+    assert (made.doc_string, made.graph.doc_string, list(made.metadata_props)) == ("", "", [])
+    assert [node.op_type for node in made.graph.node] == ["Conv", "Conv"]
+    assert answer.options == {}
+
+
+def test_int8_weights_saturate_on_no_cpu(build: Build) -> None:
+    made, _ = build(convolutions(), "ort/cpu/int8")
+    assert largest(made, "pointwise") <= 64
+    assert largest(made, "depthwise") == 127
+
+
+def test_int8_computes_the_same_fused_and_unfused(build: Build, tmp_path: Path) -> None:
+    build(convolutions(), "ort/cpu/int8")
+    feeds = [{"image": image[None]} for image in npz.read(tmp_path / "samples.npz")["image"]]
+    fused, unfused = (session.Session(tmp_path / "out.onnx", optimise=each).run_all(feeds) for each in (True, False))
+    assert session.sqnr_db(unfused, fused) > 40
+
+
+def test_int8_keeps_the_best_method_with_the_figures_it_was_chosen_by(build: Build) -> None:
+    _, answer = build(convolutions(), "ort/cpu/int8")
+    scores = {name: answer.options[f"{name}_sqnr_db"] for name in ("minmax", "percentile", "entropy")}
+    assert answer.options["calibration"] == max(scores, key=lambda name: float(scores[name]))
+    assert answer.options["calibration_samples_n"] == answer.options["judged_on_samples_n"] == 12
+
+
+def test_int8_dynamic_without_anything_to_quantise_is_unsupported(build: Build) -> None:
+    with pytest.raises(CompileFaultError, match="it has none") as caught:
+        build(convolutions(), "ort/cpu/int8-dynamic")
+    assert caught.value.family == "unsupported"
+
+
+def test_notes_do_not_change_the_bytes(build: Build) -> None:
+    plain = convolutions()
+    plain.ClearField("doc_string")
+    assert build(plain, "ort/cpu/fp32")[0] == build(convolutions(), "ort/cpu/fp32")[0]
