@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from edgefleet_agent.onnx_scan import claimed_precision
@@ -76,7 +77,17 @@ def _load_outputs(job: CompareJob) -> Pair:
     if not left or not right:
         msg = f"a file holds no outputs beside {job.labels_key!r}"
         raise SamplesError(msg)
+    _check_labels(job.labels_key, labels, left)
     return left, right, labels[0] if labels else None
+
+
+def _check_labels(key: str, labels: list[Array], outputs: Mapping[str, Array]) -> None:
+    """Check that labels, where there are any, number as many as the samples. Raises SamplesError."""
+    n = max((len(value) for value in outputs.values() if value.ndim), default=0)
+    for found in labels:
+        if found.ndim == 0 or len(found) != n:
+            msg = f"labels {key!r} have shape {found.shape}; {n} samples need {n} labels"
+            raise SamplesError(msg)
 
 
 def _run_models(job: CompareJob, precision: ClaimedPrecision) -> Pair:

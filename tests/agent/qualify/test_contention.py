@@ -1,0 +1,81 @@
+"""Whether a latency run may be believed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from edgefleet_agent.qualify.contention import Disturbance, judge_latency_run
+from edgefleet_contract.evidence import LatencyVerdict, Percentiles
+
+QUIET = Disturbance(preempted=0.0, steal=0.0, delayed=0.0, others=0.0)
+
+
+def figures(p99_ms: float = 2.0) -> Percentiles:
+    return Percentiles(n=1000, n_eff=1000.0, p50_ms=1.0, p95_ms=1.5, p99_ms=p99_ms)
+
+
+def judged(**changed: Any) -> tuple[LatencyVerdict, str | None]:
+    said: dict[str, Any] = {
+        "enough": True,
+        "seen": QUIET,
+        "raw": figures(),
+        "undisturbed": figures(),
+        "drift": 0.0,
+        "undisturbed_drift": 0.0,
+    }
+    return judge_latency_run(**{**said, **changed})
+
+
+def test_a_quiet_steady_run_is_valid_without_a_reason() -> None:
+    assert judged() == (LatencyVerdict.VALID, None)
+
+
+@pytest.mark.parametrize(
+    ("seen", "word"),
+    [
+        (Disturbance(preempted=0.0, steal=0.02, delayed=0.0, others=0.0), "hypervisor"),
+        (Disturbance(preempted=0.0, steal=0.0, delayed=0.02, others=0.0), "waited"),
+        (Disturbance(preempted=0.0, steal=0.0, delayed=0.0, others=0.5), "other processes"),
+        (Disturbance(preempted=0.02, steal=0.0, delayed=0.0, others=0.0), "preempted"),
+    ],
+)
+def test_each_cause_of_contention_is_named(seen: Disturbance, word: str) -> None:
+    verdict, reason = judged(seen=seen)
+    assert verdict is LatencyVerdict.CONTENDED
+    assert reason is not None
+    assert word in reason
+
+
+def test_too_few_inferences_are_inconclusive_whatever_else_was_seen() -> None:
+    verdict, _ = judged(enough=False, seen=Disturbance(preempted=1.0, steal=1.0, delayed=1.0, others=1.0))
+    assert verdict is LatencyVerdict.INCONCLUSIVE
+
+
+def test_a_lasting_change_without_a_cause_is_unsteady() -> None:
+    verdict, reason = judged(drift=0.2, undisturbed_drift=0.2)
+    assert (verdict, reason) == (LatencyVerdict.UNSTEADY, "the median changed by 20% during the run")
+
+
+def test_a_change_only_preempted_samples_show_is_contention() -> None:
+    assert judged(drift=0.2)[0] is LatencyVerdict.CONTENDED
+
+
+def test_preemption_does_not_explain_a_change_that_undisturbed_samples_show() -> None:
+    seen = Disturbance(preempted=0.05, steal=0.0, delayed=0.0, others=0.0)
+    assert judged(seen=seen, drift=0.2, undisturbed_drift=0.2)[0] is LatencyVerdict.UNSTEADY
+
+
+def test_steal_explains_a_change_also_of_undisturbed_samples() -> None:
+    seen = Disturbance(preempted=0.0, steal=0.05, delayed=0.0, others=0.0)
+    assert judged(seen=seen, drift=0.2, undisturbed_drift=0.2)[0] is LatencyVerdict.CONTENDED
+
+
+def test_a_tail_made_of_preempted_samples_is_contention() -> None:
+    assert judged(raw=figures(p99_ms=5.0), undisturbed=figures(p99_ms=2.0))[0] is LatencyVerdict.CONTENDED
+
+
+def test_a_run_without_undisturbed_samples_is_judged_by_what_was_seen() -> None:
+    seen = Disturbance(preempted=1.0, steal=0.0, delayed=0.0, others=0.0)
+    assert judged(undisturbed=None, seen=seen)[0] is LatencyVerdict.CONTENDED

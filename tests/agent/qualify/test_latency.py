@@ -1,0 +1,172 @@
+"""The latency loop on a scripted clock: no test waits, and every figure is known beforehand."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+
+import pytest
+
+from edgefleet_agent.qualify.clocks import Clocks, CpuAccounts, read_accounts, real_clocks
+from edgefleet_agent.qualify.latency import Start, is_steady, measure_latency
+from edgefleet_agent.runtimes.base import UnsupportedError
+from edgefleet_contract.accept import Scenario
+from edgefleet_contract.evidence import LatencyResult, LatencyVerdict
+from edgefleet_contract.job import LatencyBudget
+
+MS = 1_000_000
+START = Start(load_ns=7 * MS, first_ns=3 * MS)
+BUDGET = LatencyBudget(min_n=400, max_n=2000, min_duration_s=0.1, max_duration_s=10.0, warmup_max_s=1.0)
+
+
+class Machine:
+    """A machine whose clock moves only when work is done on it.
+
+    Args:
+        cost_ns: what the n-th inference takes (n from 0), in nanoseconds.
+        preempts: whether the n-th inference is preempted.
+    """
+
+    def __init__(self, cost_ns: Callable[[int], int], preempts: Callable[[int], bool] = lambda _: False) -> None:
+        self._cost_ns, self._preempts = cost_ns, preempts
+        self.now_ns = 0
+        self.switches_n = 0
+        self.calls_n = 0
+        self.collected_while_timed = False
+        self.accounts = CpuAccounts()
+
+    def infer(self) -> None:
+        self.now_ns += self._cost_ns(self.calls_n)
+        self.switches_n += self._preempts(self.calls_n)
+        self.calls_n += 1
+        self.collected_while_timed |= gc.isenabled()
+
+    def clocks(self) -> Clocks:
+        return Clocks(lambda: self.now_ns, lambda: self.switches_n, lambda: self.accounts)
+
+    def measure(self, budget: LatencyBudget = BUDGET) -> LatencyResult:
+        return measure_latency(self.infer, budget, start=START, spinning=False, clocks=self.clocks())
+
+
+def jitter(n: int) -> int:
+    return MS + (n * 7919 % 101) * 100  # 1 ms and up to 1 % more, without any pattern that lasts
+
+
+def test_a_steady_machine_gives_valid_figures() -> None:
+    result = Machine(jitter).measure()
+    assert (result.verdict, result.reason) == (LatencyVerdict.VALID, None)
+    assert result.p50_ms == pytest.approx(1.005, abs=0.001)
+    assert (result.load_ms, result.first_ms, result.harness_floor_ms) == (7.0, 3.0, 0.0)
+    assert result.min_ms <= result.p50_ms <= result.p95_ms <= result.p99_ms <= result.max_ms
+
+
+def test_the_run_ends_as_soon_as_p95_is_known_well_enough() -> None:
+    result = Machine(jitter).measure()
+    assert result.n == BUDGET.min_n
+    assert result.duration_s == pytest.approx(0.4, rel=0.05)
+
+
+def test_the_run_lasts_at_least_its_smallest_duration() -> None:
+    result = Machine(jitter).measure(BUDGET.model_copy(update={"min_duration_s": 0.8}))
+    assert result.duration_s >= 0.8
+
+
+def test_the_run_ends_at_its_largest_n() -> None:
+    result = Machine(lambda n: MS // 10 * (1 + n % 50)).measure(BUDGET.model_copy(update={"max_n": 700}))
+    assert result.n == 700
+
+
+def test_a_slow_model_gets_overtime_to_reach_its_smallest_n() -> None:
+    result = Machine(lambda _: 50 * MS).measure(BUDGET)
+    assert (result.n, result.verdict) == (400, LatencyVerdict.VALID)
+    assert 10.0 < result.duration_s <= 40.0
+
+
+def test_overtime_ends_at_four_times_the_time_and_the_run_is_inconclusive() -> None:
+    result = Machine(lambda _: 500 * MS).measure(BUDGET)
+    assert (result.n, result.verdict) == (80, LatencyVerdict.INCONCLUSIVE)
+    assert result.reason == "only 80 inferences within the time allowed"
+
+
+def test_warm_up_goes_on_until_blocks_are_equivalent_and_is_left_out() -> None:
+    result = Machine(lambda n: 10 * MS - n * 150_000 if n < 60 else MS).measure()
+    assert result.warmup_n == 120
+    assert result.max_ms == 1.0
+
+
+def test_warm_up_ends_with_its_time_on_a_machine_that_never_settles() -> None:
+    result = Machine(lambda n: MS * (1 + n // 20 % 7)).measure()
+    assert 0 < result.warmup_n < 1000
+
+
+def test_preempted_samples_are_tagged_and_left_out_of_the_undisturbed_figures() -> None:
+    result = Machine(lambda n: 9 * MS if n % 20 == 0 else jitter(n), lambda n: n % 20 == 0).measure()
+    assert result.verdict is LatencyVerdict.CONTENDED
+    assert result.undisturbed is not None
+    assert (result.preempted_n + result.undisturbed.n, result.max_ms) == (result.n, 9.0)
+    assert result.undisturbed.p99_ms < 1.1
+
+
+def test_a_machine_that_heats_up_and_stays_slow_is_unsteady() -> None:
+    result = Machine(lambda n: jitter(n) + n * 500).measure()
+    assert result.verdict is LatencyVerdict.UNSTEADY
+
+
+def test_steal_makes_a_run_contended() -> None:
+    machine = Machine(jitter)
+    readings = iter([CpuAccounts(), CpuAccounts(steal_ns=10_000 * MS)])
+    clocks = Clocks(lambda: machine.now_ns, lambda: 0, lambda: next(readings))
+    result = measure_latency(machine.infer, BUDGET, start=START, spinning=False, clocks=clocks)
+    assert result.verdict is LatencyVerdict.CONTENDED
+
+
+def test_no_garbage_is_collected_in_the_loop_and_collection_is_on_again_after() -> None:
+    machine = Machine(jitter)
+    machine.measure()
+    assert not machine.collected_while_timed
+    assert gc.isenabled()
+
+
+def test_garbage_collection_is_on_again_after_an_inference_fails() -> None:
+    machine = Machine(jitter)
+
+    def fail() -> None:
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        measure_latency(fail, BUDGET, start=START, spinning=False, clocks=machine.clocks())
+    assert gc.isenabled()
+
+
+@pytest.mark.parametrize("scenario", [scenario for scenario in Scenario if scenario is not Scenario.SINGLE_STREAM])
+def test_scenarios_this_version_does_not_measure_are_refused_by_name(scenario: Scenario) -> None:
+    with pytest.raises(UnsupportedError, match=f"{scenario.value}.*single-stream only"):
+        Machine(jitter).measure(BUDGET.model_copy(update={"scenario": scenario}))
+
+
+@pytest.mark.parametrize(
+    ("medians", "steady"),
+    [([100.0, 101.0, 100.5], True), ([150.0, 100.0, 101.0], False), ([100.0, 100.0], False), ([0.0, 0.0, 0.0], False)],
+)
+def test_three_blocks_within_two_percent_are_steady(medians: list[float], steady: bool) -> None:
+    assert is_steady(medians) is steady
+
+
+def test_the_kernels_accounts_are_read_and_only_grow() -> None:
+    before = read_accounts()
+    sum(range(200_000))
+    after = read_accounts()
+    assert after.own_ns > before.own_ns > 0
+    assert after.busy_ns >= before.busy_ns > 0
+
+
+def test_accounts_the_kernel_does_not_tell_are_zero(tmp_path) -> None:
+    accounts = read_accounts(tmp_path)
+    assert (accounts.steal_ns, accounts.busy_ns, accounts.run_delay_ns) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_the_real_clocks_move_forward(threads: int) -> None:
+    clocks = real_clocks(threads)
+    assert clocks.now_ns() < clocks.now_ns() or clocks.now_ns() > 0
+    assert clocks.switches() >= 0

@@ -1,0 +1,129 @@
+"""Order statistics: ranks, effective sample size, and whether intervals cover what they promise."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgefleet_agent.qualify.stats import (
+    block_medians,
+    drift,
+    effective_n,
+    interval_ranks,
+    nearest_rank,
+    percentiles,
+    quantile_interval,
+)
+
+
+@pytest.mark.parametrize(("quantile", "expected"), [(0.5, 50), (0.95, 95), (0.99, 99), (0.001, 1), (1.0, 100)])
+def test_nearest_rank_is_the_smallest_value_with_that_share_at_or_below(quantile: float, expected: int) -> None:
+    assert nearest_rank(list(range(1, 101)), quantile) == expected
+
+
+@given(st.lists(st.integers(0, 10**12), min_size=1, max_size=200), st.floats(0.01, 0.99))
+def test_nearest_rank_always_returns_a_value_that_was_measured(values: list[int], quantile: float) -> None:
+    ordered = sorted(values)
+    got = nearest_rank(ordered, quantile)
+    assert got in values
+    assert sum(value <= got for value in values) >= quantile * len(values) - 1e-9
+
+
+@pytest.mark.parametrize(("n", "exists"), [(367, False), (368, True)])
+def test_the_interval_of_p99_exists_from_368_samples_on(n: int, exists: bool) -> None:
+    assert (interval_ranks(n, 0.99) is not None) is exists
+
+
+def test_interval_ranks_leave_out_two_and_a_half_percent_on_each_side() -> None:
+    n, p = 60, 0.5
+    mass = [math.comb(n, k) * p**k * (1 - p) ** (n - k) for k in range(n + 1)]
+    ranks = interval_ranks(n, p)
+    assert ranks is not None
+    low, high = ranks
+    assert sum(mass[low:high]) >= 0.95
+    assert sum(mass[low + 1 : high - 1]) < 0.95
+
+
+def test_interval_ranks_of_many_samples_follow_the_normal_distribution() -> None:
+    n = 1_000_000
+    ranks = interval_ranks(n, 0.95)
+    assert ranks is not None
+    reach = 1.959964 * math.sqrt(n * 0.95 * 0.05)
+    assert ranks[0] == pytest.approx(0.95 * n - reach, abs=3)
+    assert ranks[1] == pytest.approx(0.95 * n + reach, abs=3)
+
+
+def test_independent_samples_count_in_full() -> None:
+    indicator = np.random.default_rng(1).random(4000) < 0.05
+    assert 0.8 * 4000 <= effective_n(indicator) <= 4000
+
+
+def test_samples_that_come_in_bursts_count_for_less() -> None:
+    bursts = np.repeat(np.random.default_rng(2).random(400) < 0.05, 10)
+    assert effective_n(bursts) == pytest.approx(400, rel=0.5)
+
+
+def test_a_series_without_exceedance_counts_in_full() -> None:
+    assert effective_n(np.zeros(100, np.bool_)) == 100
+
+
+def test_the_effective_size_is_never_above_the_real_one() -> None:
+    alternating = np.tile([True, False], 500)
+    assert effective_n(alternating) == 1000
+
+
+def autoregressive(rng: np.random.Generator, n: int, rho: float) -> np.ndarray:
+    noise = rng.normal(size=n) * math.sqrt(1 - rho**2)
+    series = np.empty(n)
+    series[0] = rng.normal()
+    for index in range(1, n):
+        series[index] = rho * series[index - 1] + noise[index]
+    return (np.exp(0.1 * series) * 1e6).astype(np.int64)
+
+
+@pytest.mark.parametrize("rho", [0.0, 0.9])
+def test_intervals_cover_the_true_median_also_of_correlated_samples(rho: float) -> None:
+    rng = np.random.default_rng(7)
+    trials_n, covered_n = 120, 0
+    for _ in range(trials_n):
+        _, interval = quantile_interval(autoregressive(rng, 1500, rho), 0.5)
+        assert interval is not None
+        covered_n += interval[0] <= 1e6 <= interval[1]
+    assert covered_n / trials_n >= 0.90  # 95 % promised; naive intervals cover 46 % at rho 0.9
+
+
+def test_an_interval_that_does_not_exist_at_the_effective_size_is_none() -> None:
+    found = percentiles(np.arange(1, 31, dtype=np.int64) * 1_000_000)
+    assert found.ci95_p99_ms is None
+    assert (found.p50_ms, found.p95_ms, found.p99_ms) == (15.0, 29.0, 30.0)
+
+
+def test_percentiles_of_one_sample_exist_without_intervals() -> None:
+    found = percentiles(np.array([2_500_000]))
+    assert (found.n, found.p50_ms, found.p99_ms, found.ci95_p50_ms) == (1, 2.5, 2.5, None)
+
+
+def test_intervals_hold_their_percentile() -> None:
+    found = percentiles(np.random.default_rng(3).integers(1_000_000, 2_000_000, 5000))
+    for value, interval in (
+        (found.p50_ms, found.ci95_p50_ms),
+        (found.p95_ms, found.ci95_p95_ms),
+        (found.p99_ms, found.ci95_p99_ms),
+    ):
+        assert interval is not None
+        assert interval[0] <= value <= interval[1]
+
+
+def test_block_medians_leave_out_the_unfinished_block() -> None:
+    assert block_medians(np.arange(45), 20).tolist() == [9.5, 29.5]
+
+
+def test_a_level_that_stays_away_is_drift_and_one_that_returns_is_not() -> None:
+    flat, high = np.full(100, 1000), np.full(100, 1100)
+    assert drift(np.concatenate([flat, flat, high])) == pytest.approx(0.1)
+    assert drift(np.concatenate([flat, high, flat])) == 0.0
+    assert drift(np.full(30, 5)) == 0.0
