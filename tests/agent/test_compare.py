@@ -15,7 +15,9 @@ from edgefleet_contract.evidence import ParityCheck, ParityVerdict, Task
 from edgefleet_contract.job import CompareJob
 
 
-def outputs_job(tmp_path: Path, left: dict, right: dict, **said: object) -> CompareJob:
+def outputs_job(
+    tmp_path: Path, left: dict[str, np.ndarray], right: dict[str, np.ndarray], **said: object
+) -> CompareJob:
     save_arrays(tmp_path / "left.npz", left)
     save_arrays(tmp_path / "right.npz", right)
     job = CompareJob(reference=str(tmp_path / "left.npz"), candidate=str(tmp_path / "right.npz"))

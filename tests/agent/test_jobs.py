@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,8 @@ from edgefleet_contract.profile import ProbeStatus
 
 LIMITS = ChildLimits(timeout_s=60.0, memory_bytes=1024**3)
 Transforms = dict[str, InputTransform]
+
+MakeArtifact = Callable[..., Path]
 
 
 def test_outputs_are_written_for_every_sample(
@@ -129,7 +132,7 @@ def test_a_probe_that_dies_makes_its_engines_broken_with_the_reason() -> None:
     ],
 )
 def test_a_model_that_takes_its_worker_down_is_a_death_with_a_verdict(
-    make_artifact, fault: str, end: ChildEnd, verdict: Verdict
+    make_artifact: MakeArtifact, fault: str, end: ChildEnd, verdict: Verdict
 ) -> None:
     folder = make_artifact(variant=f"misbehave/{fault}/fp32")
     limits = ChildLimits(timeout_s=2.0 if fault == "hang" else 60.0, memory_bytes=200 * 1024**2)

@@ -54,14 +54,16 @@ def test_the_digit_model_is_fp32(digit_model: Path) -> None:
 
 
 @given(st.binary(max_size=300))
-def test_bytes_that_are_no_model_are_taken_for_fp32_and_raise_nothing(tmp_path_factory, data: bytes) -> None:
+def test_bytes_that_are_no_model_are_taken_for_fp32_and_raise_nothing(
+    tmp_path_factory: pytest.TempPathFactory, data: bytes
+) -> None:
     path = tmp_path_factory.mktemp("scan") / "m.onnx"
     path.write_bytes(data)
     assert isinstance(claimed_precision(path), str)
 
 
 @given(st.integers(0, 120), st.integers(0, 255))
-def test_a_damaged_model_raises_nothing(tmp_path_factory, at: int, byte: int) -> None:
+def test_a_damaged_model_raises_nothing(tmp_path_factory: pytest.TempPathFactory, at: int, byte: int) -> None:
     path = model(tmp_path_factory.mktemp("scan") / "m.onnx", "MatMul", np.ones(3, np.float16))
     data = bytearray(path.read_bytes())
     data[at % len(data)] = byte

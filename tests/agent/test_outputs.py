@@ -21,7 +21,7 @@ class Model:
         self.compute = compute
         self.shapes: list[dict[str, tuple[int, ...]]] = []
 
-    def run(self, feeds):
+    def run(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         self.shapes.append({name: value.shape for name, value in feeds.items()})
         return self.compute(**feeds)
 

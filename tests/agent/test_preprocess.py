@@ -20,7 +20,8 @@ def test_the_digits_transform_is_a_channel_added_then_standardised() -> None:
     raw = RNG.integers(0, 256, (2, 28, 28), np.uint8)
     transform = InputTransform(sample_layout=Layout.NHW, layout=Layout.NCHW, mean=33.3285, std=78.5655)
     got = prepare(raw, IMAGE, transform)
-    assert (got.shape, got.dtype) == ((2, 1, 28, 28), np.float32)
+    assert got.shape == (2, 1, 28, 28)
+    assert got.dtype == np.float32
     np.testing.assert_allclose(got[:, 0], (raw.astype(np.float32) - 33.3285) / 78.5655, rtol=1e-6)
 
 
@@ -96,6 +97,8 @@ def test_computed_values_for_an_integer_input_are_rounded_and_never_wrapped() ->
         ({"image": np.zeros(1)}, {"imge": InputTransform()}, "preprocess names 'imge'"),
     ],
 )
-def test_names_that_do_not_fit_are_told_with_what_the_model_takes(raw, transforms, word: str) -> None:
+def test_names_that_do_not_fit_are_told_with_what_the_model_takes(
+    raw: dict[str, np.ndarray], transforms: dict[str, InputTransform], word: str
+) -> None:
     with pytest.raises(InputMismatchError, match=word):
         check_names(raw, [IMAGE], transforms)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_samples_and_labels_are_told_apart(file: Path) -> None:
-    np.savez(file, **FINITE)
+    save_arrays(file, FINITE)
     loaded = load_samples(file)
     assert loaded.n == 3
     assert set(loaded.inputs) == {"image"}
@@ -38,7 +39,7 @@ def test_labels_may_have_another_name(file: Path) -> None:
 
 
 @given(arrays_of.arrays(st.sampled_from([np.float32, np.int64, np.uint8, np.bool_, np.float16]), (2, 3)))
-def test_what_is_written_is_read_again_bit_by_bit(tmp_path_factory, value: np.ndarray) -> None:
+def test_what_is_written_is_read_again_bit_by_bit(tmp_path_factory: pytest.TempPathFactory, value: np.ndarray) -> None:
     path = tmp_path_factory.mktemp("npz") / "a.npz"
     save_arrays(path, {"x/y:z.w": value})
     read = load_arrays(path)["x/y:z.w"]
@@ -78,7 +79,7 @@ def test_files_numpy_writes_compressed_fortran_ordered_or_big_endian_are_read(fi
         ({"x": np.zeros(2, np.complex64)}, "numbers and booleans"),
     ],
 )
-def test_samples_that_cannot_be_used_are_refused_with_the_reason(file: Path, arrays: dict, word: str) -> None:
+def test_samples_that_cannot_be_used_are_refused_with_the_reason(file: Path, arrays: dict[str, Any], word: str) -> None:
     np.savez(file, **arrays)
     with pytest.raises(SamplesError, match=word):
         load_samples(file)
@@ -95,7 +96,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 def test_too_many_arrays_are_refused(file: Path) -> None:
-    np.savez(file, **{f"x{index}": np.zeros(1) for index in range(samples.MAX_ARRAYS + 1)})
+    save_arrays(file, {f"x{index}": np.zeros(1) for index in range(samples.MAX_ARRAYS + 1)})
     with pytest.raises(SamplesError, match="65 arrays"):
         load_samples(file)
 
@@ -128,7 +129,9 @@ def test_two_members_of_one_name_are_refused(file: Path) -> None:
 
 
 @given(st.integers(0, 400), st.integers(0, 255))
-def test_a_damaged_file_is_refused_or_read_and_nothing_else(tmp_path_factory, at: int, byte: int) -> None:
+def test_a_damaged_file_is_refused_or_read_and_nothing_else(
+    tmp_path_factory: pytest.TempPathFactory, at: int, byte: int
+) -> None:
     path = tmp_path_factory.mktemp("npz") / "a.npz"
     save_arrays(path, FINITE)
     data = bytearray(path.read_bytes())
@@ -141,7 +144,9 @@ def test_a_damaged_file_is_refused_or_read_and_nothing_else(tmp_path_factory, at
 
 
 @given(st.binary(max_size=200))
-def test_no_bytes_make_the_reader_raise_anything_but_its_error(tmp_path_factory, data: bytes) -> None:
+def test_no_bytes_make_the_reader_raise_anything_but_its_error(
+    tmp_path_factory: pytest.TempPathFactory, data: bytes
+) -> None:
     path = tmp_path_factory.mktemp("npz") / "a.npz"
     path.write_bytes(b"PK\x03\x04" + data)
     with pytest.raises(SamplesError):

@@ -34,7 +34,9 @@ def test_errors_keep_their_family(monkeypatch: pytest.MonkeyPatch, error: Except
     assert (answer.family, answer.reason) == (family, str(error))
 
 
-def test_a_bug_is_internal_and_its_traceback_is_kept(monkeypatch: pytest.MonkeyPatch, capfd) -> None:
+def test_a_bug_is_internal_and_its_traceback_is_kept(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     answer = failing_with(monkeypatch, ZeroDivisionError("in our code"))
     assert (answer.family, answer.reason) == ("internal", "ZeroDivisionError: in our code")
     assert "Traceback" in capfd.readouterr().err

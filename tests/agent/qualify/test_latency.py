@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -160,7 +161,7 @@ def test_the_kernels_accounts_are_read_and_only_grow() -> None:
     assert after.busy_ns >= before.busy_ns > 0
 
 
-def test_accounts_the_kernel_does_not_tell_are_zero(tmp_path) -> None:
+def test_accounts_the_kernel_does_not_tell_are_zero(tmp_path: Path) -> None:
     accounts = read_accounts(tmp_path)
     assert (accounts.steal_ns, accounts.busy_ns, accounts.run_delay_ns) == (0, 0, 0)
 

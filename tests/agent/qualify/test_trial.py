@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +22,12 @@ from edgefleet_contract.accept import (
     PlacementAccept,
     Scenario,
 )
+from edgefleet_contract.artifact import EvidenceLevel
 from edgefleet_contract.errors import UserInputError
-from edgefleet_contract.evidence import EnergyStatus, EvidenceLevel, Gate, ParityVerdict, Task, Trial, Verdict
+from edgefleet_contract.evidence import EnergyStatus, Gate, ParityVerdict, Task, Trial, Verdict
 from edgefleet_contract.job import LatencyBudget, QualifyJob
+
+MakeArtifact = Callable[..., Path]
 
 
 def tried(folder: Path, budget: LatencyBudget, accept: Accept | None = None, **said: object) -> Trial:
@@ -57,7 +61,9 @@ def test_a_sound_artifact_qualifies_with_every_figure(golden_artifact: Path, sma
 @pytest.mark.parametrize(
     "name", ["model.onnx", "samples.npz", "source_outputs.npz", "artifact_outputs.npz", "artifact.json"]
 )
-def test_a_file_with_one_bit_flipped_is_corrupt(make_artifact, small_budget: LatencyBudget, name: str) -> None:
+def test_a_file_with_one_bit_flipped_is_corrupt(
+    make_artifact: MakeArtifact, small_budget: LatencyBudget, name: str
+) -> None:
     folder = make_artifact()
     data = bytearray((folder / name).read_bytes())
     data[len(data) // 2] ^= 0x80
@@ -69,7 +75,9 @@ def test_a_file_with_one_bit_flipped_is_corrupt(make_artifact, small_budget: Lat
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "artifact.json"])
-def test_a_missing_or_shortened_file_is_corrupt(make_artifact, small_budget: LatencyBudget, name: str) -> None:
+def test_a_missing_or_shortened_file_is_corrupt(
+    make_artifact: MakeArtifact, small_budget: LatencyBudget, name: str
+) -> None:
     folder = make_artifact()
     (folder / name).write_bytes((folder / name).read_bytes()[:100])
     assert tried(folder, small_budget).verdict is Verdict.CORRUPT
@@ -82,7 +90,7 @@ def test_a_folder_that_does_not_exist_is_the_callers_error(tmp_path: Path, small
         tried(tmp_path / "nowhere", small_budget)
 
 
-def test_a_file_that_is_no_model_fails_to_load(make_artifact, small_budget: LatencyBudget) -> None:
+def test_a_file_that_is_no_model_fails_to_load(make_artifact: MakeArtifact, small_budget: LatencyBudget) -> None:
     folder = make_artifact()
     damaged = (folder / "model.onnx").read_bytes()[:4000]
     (folder / "model.onnx").write_bytes(damaged)
@@ -105,46 +113,54 @@ def _redeclare(folder: Path, document: str, model: bytes) -> None:
     (folder / "artifact.json").write_bytes(record.model_copy(update={"files": files}).canonical_json())
 
 
-def test_a_runtime_this_version_lacks_is_unsupported_and_named(make_artifact, small_budget: LatencyBudget) -> None:
+def test_a_runtime_this_version_lacks_is_unsupported_and_named(
+    make_artifact: MakeArtifact, small_budget: LatencyBudget
+) -> None:
     trial = tried(make_artifact(variant="tflite/xnnpack/int8"), small_budget)
     assert (trial.verdict, trial.gate) == (Verdict.UNSUPPORTED, Gate.LOAD)
     assert trial.reason == "this version of the agent has no TFLite runtime"
 
 
-def test_a_runtime_older_than_the_artifact_needs_is_unsupported(make_artifact, small_budget: LatencyBudget) -> None:
+def test_a_runtime_older_than_the_artifact_needs_is_unsupported(
+    make_artifact: MakeArtifact, small_budget: LatencyBudget
+) -> None:
     trial = tried(make_artifact(min_runtime={"ort": "99.1"}), small_budget)
     assert trial.verdict is Verdict.UNSUPPORTED
     assert trial.reason is not None
     assert "99.1 or newer" in trial.reason
 
 
-def test_other_scenarios_are_unsupported(make_artifact, small_budget: LatencyBudget) -> None:
+def test_other_scenarios_are_unsupported(make_artifact: MakeArtifact, small_budget: LatencyBudget) -> None:
     accept = Accept(latency=LatencyAccept(scenario=Scenario.SERVER))
     assert tried(make_artifact(), small_budget, accept).verdict is Verdict.UNSUPPORTED
 
 
-def test_the_misbehaving_runtime_is_unsupported_unless_asked_for(make_artifact, small_budget: LatencyBudget) -> None:
+def test_the_misbehaving_runtime_is_unsupported_unless_asked_for(
+    make_artifact: MakeArtifact, small_budget: LatencyBudget
+) -> None:
     trial = tried(make_artifact(variant="misbehave/segv/fp32"), small_budget)
     assert trial.verdict is Verdict.UNSUPPORTED
 
 
 @pytest.mark.parametrize("missing", ["samples.npz", "source_outputs.npz"])
 def test_an_artifact_without_golden_data_cannot_be_proven(
-    make_artifact, small_budget: LatencyBudget, missing: str
+    make_artifact: MakeArtifact, small_budget: LatencyBudget, missing: str
 ) -> None:
     trial = tried(make_artifact(leave_out=(missing,)), small_budget)
     assert (trial.verdict, trial.gate) == (Verdict.FAILED, Gate.PARITY)
 
 
 def test_an_artifact_without_outputs_of_its_own_qualifies_with_a_warning(
-    make_artifact, small_budget: LatencyBudget
+    make_artifact: MakeArtifact, small_budget: LatencyBudget
 ) -> None:
     trial = tried(make_artifact(leave_out=("artifact_outputs.npz",)), small_budget)
     assert (trial.verdict, trial.device_parity) == (Verdict.QUALIFIED, None)
     assert any("unproven" in warning for warning in trial.warnings)
 
 
-def test_a_dead_class_fails_parity_and_keeps_what_was_found(make_artifact, small_budget: LatencyBudget) -> None:
+def test_a_dead_class_fails_parity_and_keeps_what_was_found(
+    make_artifact: MakeArtifact, small_budget: LatencyBudget
+) -> None:
     trial = tried(make_artifact(variant="misbehave/wrong/fp32"), small_budget, test_runtimes=True)
     assert (trial.verdict, trial.gate) == (Verdict.FAILED, Gate.PARITY)
     assert trial.parity is not None
@@ -158,7 +174,7 @@ def _outputs_of_another_device(folder: Path) -> None:
 
 
 def test_a_device_that_computes_the_artifact_otherwise_fails_device_parity(
-    make_artifact, small_budget: LatencyBudget
+    make_artifact: MakeArtifact, small_budget: LatencyBudget
 ) -> None:
     trial = tried(make_artifact(prepare=_outputs_of_another_device), small_budget)
     assert (trial.verdict, trial.gate) == (Verdict.FAILED, Gate.DEVICE_PARITY)
@@ -169,7 +185,7 @@ def _samples_of_another_model(folder: Path) -> None:
 
 
 def test_samples_that_do_not_fit_the_artifacts_model_make_it_corrupt(
-    make_artifact, small_budget: LatencyBudget
+    make_artifact: MakeArtifact, small_budget: LatencyBudget
 ) -> None:
     trial = tried(make_artifact(prepare=_samples_of_another_model), small_budget)
     assert trial.verdict is Verdict.CORRUPT

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -61,7 +62,7 @@ def test_a_bound_call_works_where_the_wrappers_inside_is_not_known(
     class Public:
         """An InferenceSession of a version that keeps nothing under it."""
 
-        def __init__(self, inner) -> None:
+        def __init__(self, inner: Any) -> None:
             self.run, self.io_binding = inner.run, inner.io_binding
             self.run_with_iobinding = inner.run_with_iobinding
 
@@ -111,7 +112,9 @@ def test_a_file_that_is_no_model_fails_to_load(tmp_path: Path, content: bytes) -
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 2000), st.integers(0, 255))
-def test_a_damaged_model_loads_or_fails_to_load_and_nothing_else(tmp_path_factory, at: int, byte: int) -> None:
+def test_a_damaged_model_loads_or_fails_to_load_and_nothing_else(
+    tmp_path_factory: pytest.TempPathFactory, at: int, byte: int
+) -> None:
     path = one_node(tmp_path_factory.mktemp("ort") / "m.onnx", "Relu")
     data = bytearray(path.read_bytes())
     data[at % len(data)] = byte
@@ -133,7 +136,7 @@ def test_a_damaged_model_loads_or_fails_to_load_and_nothing_else(tmp_path_factor
     ],
 )
 def test_a_sound_model_this_runtime_cannot_run_is_refused_with_the_reason(
-    tmp_path: Path, said: dict, word: str
+    tmp_path: Path, said: dict[str, Any], word: str
 ) -> None:
     with pytest.raises((UnsupportedError, LoadFailedError), match=word):
         load(one_node(tmp_path / "m.onnx", **said))
