@@ -53,6 +53,8 @@ def test_equal_arrays_give_equal_bytes_whatever_their_order_in_memory(tmp_path: 
     save_arrays(tmp_path / "b.npz", {"b": np.asfortranarray(value), "a": value})
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
     assert not list(tmp_path.glob(".*"))
+    with zipfile.ZipFile(tmp_path / "a.npz") as archive:
+        assert {info.date_time for info in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
 
 
 def test_files_numpy_writes_compressed_fortran_ordered_or_big_endian_are_read(file: Path) -> None:

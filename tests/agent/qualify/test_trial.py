@@ -180,6 +180,21 @@ def test_a_device_that_computes_the_artifact_otherwise_fails_device_parity(
     assert (trial.verdict, trial.gate) == (Verdict.FAILED, Gate.DEVICE_PARITY)
 
 
+def _outputs_with_noise(folder: Path) -> None:
+    """65 dB of noise: within what fp32 may differ from its source, too much for the same file on another device."""
+    logits = load_arrays(folder / "artifact_outputs.npz")["logits"]
+    noise = np.random.default_rng(1).normal(size=logits.shape)
+    noise *= np.linalg.norm(logits, axis=1, keepdims=True) / np.linalg.norm(noise, axis=1, keepdims=True)
+    save_arrays(folder / "artifact_outputs.npz", {"logits": logits + (noise * 10 ** (-65 / 20)).astype(np.float32)})
+
+
+def test_the_same_file_is_held_to_more_than_its_source(
+    make_artifact: MakeArtifact, small_budget: LatencyBudget
+) -> None:
+    trial = tried(make_artifact(prepare=_outputs_with_noise), small_budget)
+    assert (trial.verdict, trial.gate) == (Verdict.FAILED, Gate.DEVICE_PARITY)
+
+
 def _samples_of_another_model(folder: Path) -> None:
     save_arrays(folder / "samples.npz", {"picture": np.zeros((4, 28, 28), np.uint8)})
 
