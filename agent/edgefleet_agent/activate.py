@@ -136,8 +136,9 @@ class Activator:
         spare_bytes = keep_unused_bytes
         for artifact in self._unused(kept):
             document = self._storage.readable_document(artifact)
-            spare_bytes -= document.total_bytes if document is not None else 0
-            if spare_bytes >= 0:
+            size_bytes = document.total_bytes if document is not None else spare_bytes + 1  # unreadable: no use
+            if size_bytes <= spare_bytes:
+                spare_bytes -= size_bytes
                 kept.add(artifact)
             else:
                 self._filesystem.remove(self._storage.folder(artifact))

@@ -172,7 +172,7 @@ class Sender:
         now_s = self._clock_s()
         for pending in self._outbox.pending(IN_FLIGHT):
             sent_at_s = self._sent_at_s.get((pending.boot, pending.seq))
-            if sent_at_s is not None and now_s - sent_at_s < RESEND_AFTER_S:
+            if sent_at_s is not None and now_s < sent_at_s + RESEND_AFTER_S:
                 continue
             self._outbox.mark_sent(pending)
             self._sent_at_s[pending.boot, pending.seq] = now_s

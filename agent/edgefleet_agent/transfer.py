@@ -152,7 +152,7 @@ class Transfer:
 
     def _expire(self, now_s: float) -> None:
         limit_s = self.timeout_s
-        late = [index for index, asked_at_s in self._in_flight.items() if now_s - asked_at_s >= limit_s]
+        late = [index for index, asked_at_s in self._in_flight.items() if asked_at_s + limit_s <= now_s]
         for index in late:
             del self._in_flight[index]
         if late:
