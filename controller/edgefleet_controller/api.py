@@ -9,6 +9,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
 
+from pydantic import Field
+
 from edgefleet_contract.artifact import EvidenceLevel
 from edgefleet_contract.base import ByteCount, Digest, Generation, Name, Reason, Record
 from edgefleet_contract.evidence import (
@@ -23,7 +25,6 @@ from edgefleet_contract.manifest import Manifest
 from edgefleet_contract.profile import Profile
 from edgefleet_contract.report import DeviceState, Tried
 from edgefleet_contract.variant import VariantName
-from pydantic import Field
 
 API = "fleet/v1"
 MAX_ROWS = 100_000

@@ -49,11 +49,11 @@ class LinkStore(Protocol):
     def committed(self, device: str, boot: str) -> ReportAck:
         """Say what is committed of one boot."""
 
-    def presence(self, presence: Presence, at_ns: int) -> None:
-        """Note that a device has come or gone."""
+    def presence(self, presence: Presence, at_ns: int) -> bool:
+        """Note that a device has come or gone; tell whether that was news."""
 
-    def heartbeat(self, site: str, device: str, heartbeat: Heartbeat, at_ns: int) -> None:
-        """Note that a device lives."""
+    def heartbeat(self, site: str, device: str, heartbeat: Heartbeat, at_ns: int) -> bool:
+        """Note that a device lives; tell whether it is known."""
 
     def desired(self, device: str) -> DesiredState | None:
         """Return what is wanted of a device."""
