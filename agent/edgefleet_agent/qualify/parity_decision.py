@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgefleet_agent.qualify.parity_claim import Claim
-from edgefleet_agent.qualify.parity_tensor import MAD_TO_SIGMA, Array, Finding, Floats, Pair
+from edgefleet_agent.qualify.parity_tensor import MAD_TO_SIGMA, Array, Finding, Floats, Pair, critical_sigmas
 from edgefleet_contract.evidence import ParityCheck, Task
 
 _MARGIN_SIGMAS = 6.0
@@ -122,7 +122,7 @@ def _similarity(vectors: Floats) -> Floats:
 def check_decisions(decisions: Decisions, claim: Claim, quantum: float, *, certain: bool) -> Finding | None:
     """Find changed decisions that noise does not explain; with a certain task, also too many changed clear ones."""
     changed = decisions.reference != decisions.candidate
-    needed = max(_MARGIN_SIGMAS * decisions.margin_noise, 4.0 * quantum)
+    needed = max(_MARGIN_SIGMAS * decisions.margin_noise * float(critical_sigmas(len(changed))) / 5.0, 4.0 * quantum)
     surprises_n = int((changed & (decisions.lost_margin > needed)).sum())
     if surprises_n > max(1, _SURPRISES_SHARE * len(changed)):
         reason = f"{surprises_n} of {len(changed)} decisions changed although their margin exceeds the noise"

@@ -12,16 +12,24 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgefleet_agent.qualify.parity_tensor import MAD_TO_SIGMA, Finding, Flags, Floats, Indices, Pair
+from edgefleet_agent.qualify.parity_tensor import (
+    MAD_TO_SIGMA,
+    Finding,
+    Flags,
+    Floats,
+    Indices,
+    Pair,
+    critical_sigmas,
+)
 from edgefleet_contract.evidence import ParityCheck
 
 _GAIN_PER_NOISE = 0.7
 """Healthy gain error of a tensor over its noise-to-signal amplitude: at most 0.48 over digit and photo classifiers."""
 _CHANNEL_GAIN_PER_NOISE = 1.2
 """The same of one channel: at most 1.15, in 1,000 classes on 65 photos."""
-_OFFSET_PER_NOISE = 6.0
+_OFFSET_PER_NOISE = 8.0
 """Healthy offset of a channel over its noise: at most 4.3 where the offset exceeds a quantisation step."""
-_OFFSET_PER_NOISE_LARGE = 4.0
+_OFFSET_PER_NOISE_LARGE = 5.0
 _LARGE_OFFSET = 0.15
 """An offset of this share of the channel's deviation needs less support: healthy ones reach 0.38 only inside noise."""
 _OUTSTANDING_SIGMAS = 4.0
@@ -79,11 +87,6 @@ def fit_channels(reference: Floats, error: Floats) -> Fit:
     )
 
 
-def critical_sigmas(samples_n: Floats | np.float64) -> Floats | np.float64:
-    """Return how many standard errors are no chance: 6, and more where few samples leave the error itself uncertain."""
-    return 6.0 * (1.0 + 12.0 / np.maximum(samples_n - 1.0, 1.0))
-
-
 def check_gain(pair: Pair) -> Finding | None:
     """Find a gain error of the tensor, or of channels against the others."""
     return _check_tensor_gain(pair) or _first(_check_channel_gain(pair, axis) for axis in pair.channel_axes())
@@ -101,9 +104,20 @@ def _check_tensor_gain(pair: Pair) -> Finding | None:
     if abs(gain) * float(fit.deviation[0]) <= pair.quantum:
         return None
     allowed = max(pair.claim.gain, _GAIN_PER_NOISE * float(fit.noise_to_signal[0]))
-    if abs(gain) <= max(allowed, float(fit.chance[0])):
+    if abs(gain) <= max(
+        allowed, float(fit.chance[0]), *(_chance_by_channel(pair, axis) for axis in pair.channel_axes())
+    ):
         return None
     return Finding(ParityCheck.GAIN, f"scaled by {1 + gain:.4f}; noise explains {1 - allowed:.4f} to {1 + allowed:.4f}")
+
+
+def _chance_by_channel(pair: Pair, axis: int) -> float:
+    """Return the tensor gain that the channels' own systematic errors explain: deviations clustered by channel.
+
+    Samples of one class repeat one pattern of errors, so many samples are no evidence by themselves.
+    """
+    reference, error = (np.swapaxes(side, 0, 1).reshape(side.shape[1], 1, -1) for side in pair.channels(axis))
+    return float(fit_channels(reference, error).chance[0])
 
 
 def _check_channel_gain(pair: Pair, axis: int) -> Finding | None:
@@ -163,8 +177,10 @@ def _check_channel_offset(pair: Pair, axis: int) -> Finding | None:
 
 
 def _offsets(pair: Pair, fit: Fit, samples_n: int) -> Indices:
+    """Return channels whose offset noise explains neither of their own nor of the typical channel."""
     size = np.abs(fit.offset)
-    sure = (size > 2.0 * pair.quantum) & (size > critical_sigmas(np.float64(samples_n)) * fit.offset_se)
-    small = size > _OFFSET_PER_NOISE * fit.noise
-    large = (size > _OFFSET_PER_NOISE_LARGE * fit.noise) & (size > _LARGE_OFFSET * fit.deviation)
+    noise = np.maximum(fit.noise, np.median(np.hypot(fit.noise, fit.offset)) if len(size) > 2 else 0.0)
+    sure = (size > 2.0 * pair.quantum) & (size > critical_sigmas(samples_n) * fit.offset_se)
+    small = size > _OFFSET_PER_NOISE * noise
+    large = (size > _OFFSET_PER_NOISE_LARGE * noise) & (size > _LARGE_OFFSET * fit.deviation)
     return np.flatnonzero(sure & (small | large))

@@ -13,16 +13,18 @@ from edgefleet_agent.qualify.parity_tensor import (
     Finding,
     Flags,
     Floats,
+    critical_sigmas,
     energy_ratio_db,
     sample_energies,
 )
 from edgefleet_contract.evidence import ParityCheck
 
-_OUTLIER_SIGMAS = 6.0
-"""Healthy worst samples of 1,000 lie up to 4.9 robust deviations (in dB) below the median."""
 _OUTLIER_MIN_SIGMA_DB = 1.5
 _FLOOR_QUANTA = 2.0
 _MIN_OUTLIER_N = 4
+_MIN_RANK_N = 5
+_RANK_SIGMAS = 3.0
+_FAR_BELOW_DB = 6.0
 
 
 @dataclass(frozen=True)
@@ -54,13 +56,21 @@ def check_sqnr(found: Figures, claim: Claim, tolerance_db: float) -> Finding | N
     """
     judged = found.judged_db
     median_db, bad_n = float(np.median(judged)), int((judged < claim.worst_db).sum())
-    if median_db < tolerance_db:
+    if _surely_below(judged, tolerance_db):
         return Finding(
             ParityCheck.SQNR, f"the median sample has {median_db:.1f} dB; the tolerance is {tolerance_db:.1f} dB"
         )
     if not claim.outlier_only and bad_n > max(1, len(judged) // 100):
         return Finding(ParityCheck.SQNR, f"{bad_n} samples are below {claim.worst_db:.1f} dB")
     return None
+
+
+def _surely_below(judged: Floats, tolerance_db: float) -> bool:
+    """Tell whether the median lies below the tolerance by more than chance (binomial rank, 3 deviations) or 6 dB."""
+    if len(judged) < _MIN_RANK_N:
+        return bool(np.median(judged) < tolerance_db - _FAR_BELOW_DB)
+    rank = min(len(judged) - 1, int(len(judged) / 2 + _RANK_SIGMAS / 2 * np.sqrt(len(judged))))
+    return bool(np.sort(judged)[rank] < tolerance_db or np.median(judged) < tolerance_db - _FAR_BELOW_DB)
 
 
 def check_outlier(found: Figures, claim: Claim) -> Finding | None:
@@ -85,7 +95,7 @@ def _expected_low_db(judged: Floats) -> float:
     median_db = float(np.median(finite))
     below = median_db - finite[finite < median_db]
     sigma_db = MAD_TO_SIGMA * float(np.median(below)) if below.size else 0.0
-    return median_db - _OUTLIER_SIGMAS * max(sigma_db, _OUTLIER_MIN_SIGMA_DB)
+    return median_db - float(critical_sigmas(len(judged))) * max(sigma_db, _OUTLIER_MIN_SIGMA_DB)
 
 
 def _words(sqnr_db: float) -> str:

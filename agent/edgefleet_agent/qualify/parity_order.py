@@ -121,7 +121,7 @@ def _swapped_channels(pair: Pair, axis: int) -> list[str]:
         clear |= nearest * _STALE_BETTER < own
     moved = clear & (own > (2.0 * pair.quantum) ** 2) & (nearest * _CLEARLY_BETTER < own) & (own > 0.25 * apart)
     if columns_n < _FEW_COLUMNS_N:
-        moved &= best[best] == np.arange(len(best))
+        moved &= moved[best] & (best[best] == np.arange(len(best)))
     return [f"{int(best[channel])}→{int(channel)}" for channel in np.flatnonzero(moved)]
 
 

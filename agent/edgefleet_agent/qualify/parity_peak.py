@@ -52,7 +52,7 @@ def check_top_k(pair: Pair) -> Finding | None:
         reference, error = pair.channels(axis)
         if reference.shape[0] * reference.shape[2] < 4 * _TOP_MIN_N or reference.shape[1] > 512:
             continue
-        lost = _lost_tops(reference, error)
+        lost = _lost_tops(reference, error, pair.quantum)
         if lost.size:
             reason = (
                 f"axis {axis}: channel {int(lost[0])} keeps less than half of its highest values ({lost.size} such)"
@@ -61,7 +61,7 @@ def check_top_k(pair: Pair) -> Finding | None:
     return None
 
 
-def _lost_tops(reference: Floats, error: Floats) -> Indices:
+def _lost_tops(reference: Floats, error: Floats, quantum: float) -> Indices:
     rows = np.swapaxes(reference, 0, 1).reshape(reference.shape[1], -1)
     errors = np.swapaxes(error, 0, 1).reshape(rows.shape)
     count = max(_TOP_MIN_N, int(rows.shape[1] * _TOP_SHARE))
@@ -70,5 +70,5 @@ def _lost_tops(reference: Floats, error: Floats) -> Indices:
     change = np.take_along_axis(errors, places, axis=1).mean(axis=1)
     noise = MAD_TO_SIGMA * np.median(np.abs(errors), axis=1)
     live = live_channels(np.abs(rows).max(axis=1), reference)
-    clear = height > np.maximum(_CONTRAST_SIGMAS * noise, 0.0)
+    clear = height > np.maximum(_CONTRAST_SIGMAS * noise, 4.0 * quantum)
     return np.flatnonzero(live & clear & (change < -_KEPT_SHARE * height))

@@ -86,6 +86,14 @@ class Pair:
         return [axis for axis in range(1, self.reference.ndim) if 2 <= self.reference.shape[axis] <= 4096]
 
 
+def critical_sigmas(samples_n: Floats | float) -> Floats:
+    """Return how many standard errors are no chance: 5, and more where few samples leave the error itself uncertain.
+
+    About Student's t at a level of 1e-6, many channels being tried at once.
+    """
+    return np.asarray(5.0 * (1.0 + 9.0 / np.maximum(np.asarray(samples_n, dtype=np.float64) - 1.0, 1.0)))
+
+
 def flat(array: Floats) -> Floats:
     """Return the array as [samples, elements]."""
     return array.reshape(len(array), -1)
