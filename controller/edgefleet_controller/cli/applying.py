@@ -36,6 +36,9 @@ from edgefleet_controller.resolve import ResolvedFile, resolve_files
 if TYPE_CHECKING:
     from edgefleet_controller.cli.settings import Settings
 
+_NEWEST = 2**53 - 1
+"""No event has a higher number (`Generation`)."""
+
 _EXIT_OF_PHASE = {
     Phase.COMPLETE: ExitCode.DONE,
     Phase.FAILED: ExitCode.GATE_FAILED,
@@ -123,10 +126,13 @@ class _Run:
             self.lasting = live.lasting
             accepted = self._start(live)
             self._changed = accepted.changed
+            if self._options.wait and accepted.changed:
+                return self._follow(live, accepted.revision)
+            # Without events: the past of a finished apply is no progress.
+            self._status = live.api.revision(RevisionQuery(revision=accepted.revision, after_event=_NEWEST))
             if not self._options.wait:
-                self._status = live.api.revision(RevisionQuery(revision=accepted.revision))
                 return ExitCode.DONE
-            return self._follow(live, accepted.revision)
+            return None if self._status.phase.final else self._follow(live, accepted.revision)
 
     def _start(self, live: Session) -> ApplyAccepted:
         options = self._options
@@ -148,7 +154,7 @@ class _Run:
             try:
                 final = follower.until_final(options.timeout_s)
             finally:
-                self._status = follower.status
+                self._status = follower.status or self._status
         if final:
             return None
         output.words(f"not done after {options.timeout_s:g} s; to wait longer: {options.command} --timeout 1h")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 from edgefleet_contract.units import format_bytes, format_ms
@@ -94,11 +93,6 @@ def age(then_ns: int | None, now_ns: int) -> str:
         if seconds >= size_s:
             return f"{int(seconds // size_s)} {unit} ago"
     return "now"
-
-
-def local_time(at_ns: int) -> str:
-    """Return a time in this machine's zone: `2026-11-24 04:10:29`."""
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at_ns / 1e9))
 
 
 def short_digest(digest: str | None) -> str:

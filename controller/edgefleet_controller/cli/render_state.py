@@ -98,12 +98,13 @@ def _draw_profile(console: Console, profile: Profile) -> None:
 
 def draw_evidence(console: Console, rows: Sequence[EvidenceRow]) -> None:
     """Draw one row a qualification, newest first, and why each that failed did."""
+    now_ns = time.time_ns()
     draw(
         console,
-        ["received", "device", "model", "variant", "verdict", "parity", "p95", "n", "peak", "artifact"],
-        [_evidence_cells(row) for row in rows],
+        ["received", "evidence of", "variant", "verdict", "parity", "p95", "n", "peak", "artifact"],
+        [_evidence_cells(row, now_ns) for row in rows],
         right=["p95", "n", "peak"],
-        fixed=["variant", "verdict", "p95", "peak", "artifact"],
+        fixed=["received", "verdict", "parity", "p95", "n", "peak", "artifact"],
     )
     failed = [row for row in rows if row.evidence.reason]
     if failed:
@@ -115,13 +116,12 @@ def draw_evidence(console: Console, rows: Sequence[EvidenceRow]) -> None:
         console.print(f"{place}: {one.verdict.value}{gate}: {one.reason}", soft_wrap=True)
 
 
-def _evidence_cells(row: EvidenceRow) -> Sequence[Cell]:
+def _evidence_cells(row: EvidenceRow, now_ns: int) -> Sequence[Cell]:
     one = row.evidence
     verdict = one.verdict.value
     return [
-        figures.local_time(row.received_at_ns),
-        row.device,
-        one.model,
+        figures.age(row.received_at_ns, now_ns),
+        f"{row.device}/{one.model}",
         one.variant,
         (verdict, figures.verdict_style(verdict)),
         one.parity.verdict.value if one.parity else figures.NONE,

@@ -209,6 +209,16 @@ def test_nothing_changed_is_one_line_and_still_the_table(
     assert json.loads(cli("apply", str(manifest), "-o", "json").stdout)["changed"] is False
 
 
+def test_the_past_of_a_finished_apply_is_not_told_again(
+    cli: Cli, scripted: ScriptedApi, manifest: Path, complete: RevisionStatus
+) -> None:
+    scripted.accepted = api.ApplyAccepted(revision=3, changed=False)
+    scripted.revisions = [complete]
+    cli("apply", str(manifest))
+    (asked,) = scripted.asked("revision")
+    assert asked.after_event == 2**53 - 1
+
+
 def test_an_unfinished_revision_is_followed_even_when_nothing_changed(
     cli: Cli, scripted: ScriptedApi, manifest: Path, complete: RevisionStatus
 ) -> None:
