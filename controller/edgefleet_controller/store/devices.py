@@ -100,7 +100,7 @@ class Devices(Concern):
                 where = (device_labels.c.device == device) & (device_labels.c.key == key)
                 connection.execute(delete(device_labels).where(where))
             else:
-                upsert(connection, device_labels, {"device": device, "key": key, "value": value})
+                upsert(connection, device_labels, [{"device": device, "key": key, "value": value}])
 
     def labels(self) -> dict[str, dict[str, str]]:
         """Return the labels operators gave, by device; devices without are left out."""

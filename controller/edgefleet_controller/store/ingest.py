@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, select, update
+from sqlalchemy import Connection, bindparam, select, update
 
 from edgefleet_contract.profile import Profile
 from edgefleet_contract.report import EvidenceReport, ProfileReport, Report, ReportAck, Transition
@@ -56,10 +56,11 @@ class Ingest(Concern):
     def committed(self, device: str, boot: str) -> ReportAck:
         """Return what is committed of one boot: what the device may forget."""
         with self._database.read() as connection:
-            where = (boots.c.device == device) & (boots.c.boot == boot)
-            upto = connection.scalar(select(boots.c.committed_seq).where(where)) or 0
-            above = _numbers_above(device, boot, upto).limit(MAX_ALSO)
-            return ReportAck(boot=boot, committed=upto, also=tuple(connection.scalars(above)))
+            life = {"device": device, "boot": boot}
+            known = connection.execute(_BOOT, life).one_or_none()
+            upto = known.committed_seq if known else 0
+            above = connection.scalars(_NUMBERS_ABOVE.limit(MAX_ALSO), {**life, "above": upto})
+            return ReportAck(boot=boot, committed=upto, also=tuple(above))
 
 
 def _key(report: Report) -> Key:
@@ -129,10 +130,24 @@ def _project(connection: Connection, fresh: Sequence[Report]) -> None:
     reordered = _advance_boots(connection, fresh)
     models = {(report.device, report.body.model) for report in fresh if isinstance(report.body, Transition)}
     models |= _reported_models(connection, reordered)
-    for device, model in models:
-        _project_model(connection, device, model)
+    states = [_model_row(connection, device, model) for device, model in sorted(models)]
+    upsert(connection, device_models, states)
     for device in {report.device for report in fresh if isinstance(report.body, ProfileReport)} | reordered:
         _project_profile(connection, device)
+
+
+_BOOT = select(boots.c.first_sent_at_ns, boots.c.committed_seq).where(
+    (boots.c.device == bindparam("device")) & (boots.c.boot == bindparam("boot"))
+)
+_NUMBERS_ABOVE = (
+    select(reports.c.seq)
+    .where(
+        (reports.c.device == bindparam("device"))
+        & (reports.c.boot == bindparam("boot"))
+        & (reports.c.seq > bindparam("above"))
+    )
+    .order_by(reports.c.seq)
+)
 
 
 def _advance_boots(connection: Connection, fresh: Sequence[Report]) -> set[str]:
@@ -141,32 +156,26 @@ def _advance_boots(connection: Connection, fresh: Sequence[Report]) -> set[str]:
     for report in fresh:
         life = (report.device, report.boot)
         first[life] = min(first.get(life, report.sent_at_ns), report.sent_at_ns)
-    return {device for (device, boot), at_ns in first.items() if _advance_boot(connection, device, boot, at_ns)}
-
-
-def _advance_boot(connection: Connection, device: str, boot: str, first_sent_at_ns: int) -> bool:
-    where = (boots.c.device == device) & (boots.c.boot == boot)
-    known = connection.execute(select(boots.c.first_sent_at_ns, boots.c.committed_seq).where(where)).one()
-    earlier = known.first_sent_at_ns is None or first_sent_at_ns < known.first_sent_at_ns
-    values = {
-        "first_sent_at_ns": first_sent_at_ns if earlier else known.first_sent_at_ns,
-        "committed_seq": _contiguous(connection, device, boot, known.committed_seq),
-    }
-    connection.execute(update(boots).where(where).values(values))
-    return earlier
+    reordered: set[str] = set()
+    rows = []
+    for (device, boot), sent_at_ns in sorted(first.items()):
+        known = connection.execute(_BOOT, {"device": device, "boot": boot}).one()
+        earlier = known.first_sent_at_ns is None or sent_at_ns < known.first_sent_at_ns
+        if earlier:
+            reordered.add(device)
+        upto = _contiguous(connection, device, boot, known.committed_seq)
+        first_ns = sent_at_ns if earlier else known.first_sent_at_ns
+        rows.append({"device": device, "boot": boot, "first_sent_at_ns": first_ns, "committed_seq": upto})
+    upsert(connection, boots, rows)
+    return reordered
 
 
 def _contiguous(connection: Connection, device: str, boot: str, upto: int) -> int:
-    for seq in connection.scalars(_numbers_above(device, boot, upto)):
+    for seq in connection.scalars(_NUMBERS_ABOVE, {"device": device, "boot": boot, "above": upto}):
         if seq != upto + 1:
             break
         upto = seq
     return upto
-
-
-def _numbers_above(device: str, boot: str, seq: int) -> Select[int]:
-    place = (reports.c.device == device) & (reports.c.boot == boot) & (reports.c.seq > seq)
-    return select(reports.c.seq).where(place).order_by(reports.c.seq)
 
 
 def _reported_models(connection: Connection, names: Collection[str]) -> set[tuple[str, str]]:
@@ -177,27 +186,24 @@ def _reported_models(connection: Connection, names: Collection[str]) -> set[tupl
     return {(row.device, row.model) for row in rows}
 
 
-def _newest_report(connection: Connection, device: str, kind: str, model: str | None) -> Row[Any, int] | None:
-    order = (
-        reports.c.generation.desc(),
-        boots.c.first_sent_at_ns.desc(),
-        reports.c.boot.desc(),
-        reports.c.seq.desc(),
-    )
-    where = (reports.c.device == device) & (reports.c.kind == kind)
-    if model is not None:
-        where &= reports.c.model == model
-    joined = reports.join(boots, (boots.c.device == reports.c.device) & (boots.c.boot == reports.c.boot))
-    chosen = select(reports.c.body, reports.c.sent_at_ns).select_from(joined).where(where).order_by(*order).limit(1)
-    return connection.execute(chosen).one_or_none()
+_OF_BOOT = (boots.c.device == reports.c.device) & (boots.c.boot == reports.c.boot)
+
+# Built once: at thousands of rows a second, building a statement costs more than running it.
+_NEWEST = (
+    select(reports.c.body, reports.c.sent_at_ns)
+    .select_from(reports.join(boots, _OF_BOOT))
+    .where((reports.c.device == bindparam("device")) & (reports.c.kind == bindparam("kind")))
+    .order_by(reports.c.generation.desc(), boots.c.first_sent_at_ns.desc(), reports.c.boot.desc(), reports.c.seq.desc())
+    .limit(1)
+)
+_NEWEST_OF_MODEL = _NEWEST.where(reports.c.model == bindparam("model"))
 
 
-def _project_model(connection: Connection, device: str, model: str) -> None:
-    newest = _newest_report(connection, device, "transition", model)
-    if newest is None:
-        return
+def _model_row(connection: Connection, device: str, model: str) -> dict[str, Any]:
+    place = {"device": device, "kind": "transition", "model": model}
+    newest = connection.execute(_NEWEST_OF_MODEL, place).one()
     transition = Transition.model_validate(newest.body)
-    row = {
+    return {
         "device": device,
         "model": model,
         "state": transition.state.value,
@@ -209,11 +215,10 @@ def _project_model(connection: Connection, device: str, model: str) -> None:
         "reason": transition.reason,
         "updated_at_ns": newest.sent_at_ns,
     }
-    upsert(connection, device_models, row)
 
 
 def _project_profile(connection: Connection, device: str) -> None:
-    newest = _newest_report(connection, device, "profile", None)
+    newest = connection.execute(_NEWEST, {"device": device, "kind": "profile"}).one_or_none()
     if newest is None:
         return
     profile = ProfileReport.model_validate(newest.body).profile
