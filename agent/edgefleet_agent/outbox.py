@@ -6,6 +6,7 @@ What an earlier life left behind is still delivered, first.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sqlite3
 import uuid
@@ -54,7 +55,8 @@ class Outbox:
         self.boot = uuid.uuid4().hex
         last = connection.execute("SELECT max(life) FROM report").fetchone()[0]
         self._life = 1 + int(last or 0)
-        self._seq = 0
+        self.last_seq = 0
+        """The number of the last report added in this life."""
         self.refused_n = 0
         """Reports that found the outbox full; each was logged."""
 
@@ -70,7 +72,7 @@ class Outbox:
         other report is refused, counted and logged.
         """
         full = self.count >= self._max_reports
-        seq = self._replaceable(body) if full else self._seq + 1
+        seq = self._replaceable(body) if full else self.last_seq + 1
         if seq is None:
             self.refused_n += 1
             log.error("outbox is full (%d reports); a report of kind %s was not kept", self._max_reports, body.kind)
@@ -81,8 +83,12 @@ class Outbox:
             "INSERT OR REPLACE INTO report (life, seq, boot, model, body) VALUES (?, ?, ?, ?, ?)",
             (self._life, seq, self.boot, model, data),
         )
-        self._seq = max(self._seq, seq)
+        self.last_seq = max(self.last_seq, seq)
         return True
+
+    def rewind(self, last_seq: int) -> None:
+        """Give the numbers above `last_seq` back, after a transaction that added their reports was rolled back."""
+        self.last_seq = last_seq
 
     def _replaceable(self, body: ReportBody) -> int | None:
         if not isinstance(body, Transition):
@@ -109,7 +115,9 @@ class Outbox:
         """Note that a report has left at least once, so it is not replaced any more."""
         query = "UPDATE report SET sent_n = 1 WHERE boot = ? AND seq = ? AND sent_n = 0 AND life = ?"
         if pending.boot == self.boot:
-            self._connection.execute(query, (pending.boot, pending.seq, self._life))
+            # On a full disk the mark is lost, which only matters to a full outbox; sending must go on to empty both.
+            with contextlib.suppress(sqlite3.OperationalError):
+                self._connection.execute(query, (pending.boot, pending.seq, self._life))
 
     def ack(self, ack: ReportAck) -> int:
         """Delete what the controller has committed; return how many reports that were."""

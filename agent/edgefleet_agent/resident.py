@@ -12,7 +12,8 @@ import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -79,6 +80,9 @@ class Stop:
     """End the loop."""
 
 
+LoopEvent = LinkEvent | Event | BlobHashed | ProfileReady | Stop
+
+
 @dataclass(frozen=True)
 class Ports:
     """What the agent reaches the world through.
@@ -127,7 +131,8 @@ class Resident:
         self._fetcher = Fetcher(self._storage, self._fetch_ports())
         self._profile: Profile | None = None
         self._connection = 0
-        self._timers: list[tuple[float, int, Event]] = []
+        self._link_trouble = ""
+        self._timers: list[tuple[float, int, LoopEvent]] = []
         self._deferred: list[Event] = []
         self._heartbeat_at_s = 0.0
         self._stopping = False
@@ -182,7 +187,13 @@ class Resident:
             due.append(self._timers[0][0])
         return min(due_s for due_s in due if due_s is not None) - now_s
 
-    def _take(self, event: LinkEvent | Event | BlobHashed | ProfileReady | Stop) -> None:
+    def _take(self, event: LoopEvent) -> None:
+        try:
+            self._dispatch(event)
+        except sqlite3.OperationalError as error:
+            self._try_later(event, error)
+
+    def _dispatch(self, event: LoopEvent) -> None:
         if isinstance(event, Received):
             self._on_received(event)
         elif isinstance(event, LinkUp):
@@ -201,7 +212,7 @@ class Resident:
     def _do_due(self) -> None:
         now_s = self._ports.clock_s()
         while self._timers and self._timers[0][0] <= now_s:
-            self._decide(heapq.heappop(self._timers)[2])
+            self._take(heapq.heappop(self._timers)[2])
         self._fetcher.pump()
         self._sender.pump()
         if self._sender.connected and now_s >= self._heartbeat_at_s:
@@ -211,7 +222,7 @@ class Resident:
     def _on_profile(self, profile: Profile) -> None:
         log.info("this is %s at %s, profile %s", profile.device, profile.site, profile.digest)
         self._profile = profile
-        with self._store.transaction():
+        with self._committed():
             self._outbox.add(ProfileReport(profile=profile), self._ports.now_ns())
         strikes = self._store.open_strikes(self._ports.machine_boot())
         self._decide(Started(self._activator.on_disk(), strikes))
@@ -219,6 +230,7 @@ class Resident:
 
     def _on_link_up(self, event: LinkUp) -> None:
         log.info("connected (%d)", event.connection)
+        self._link_trouble = ""
         self._connection = event.connection
         self._publish_presence()
         self._heartbeat_at_s = self._ports.clock_s() + self._config.heartbeat_s
@@ -226,8 +238,9 @@ class Resident:
         self._fetcher.set_connected(True)
 
     def _on_link_down(self, event: LinkDown) -> None:
-        if self._sender.connected:
-            log.warning("disconnected: %s", event.reason)
+        if event.reason != self._link_trouble:
+            log.warning("no connection: %s", event.reason)
+        self._link_trouble = event.reason
         self._sender.connected = False
         self._fetcher.set_connected(False)
 
@@ -275,7 +288,9 @@ class Resident:
         try:
             self._write_down(event, before, after, actions)
         except sqlite3.OperationalError as error:
-            self._defer(event, error)
+            # Events behind it wait too: the rules must see them in the order they came.
+            self._deferred = self._deferred or [event]
+            self._try_later(event, error)
             return
         self._state = after
         if after.generation != before.generation:
@@ -287,7 +302,7 @@ class Resident:
     def _write_down(self, event: Event, before: AgentState, after: AgentState, actions: tuple[Action, ...]) -> None:
         now_ns = self._ports.now_ns()
         is_verdict = isinstance(event, TrialDone) and before.work is not None and before.work.token == event.token
-        with self._store.transaction():
+        with self._committed():
             if is_verdict or isinstance(event, Started) or any(isinstance(act, CancelWork) for act in actions):
                 self._store.end_attempts()
             for action in actions:
@@ -297,13 +312,21 @@ class Resident:
                     self._store.begin_attempt(action.artifact, self._ports.machine_boot(), now_ns)
             self._store.save(before, after)
 
-    def _defer(self, event: Event, error: sqlite3.OperationalError) -> None:
-        """Keep an event, and those after it, until the disk takes its outcome."""
-        log.error("state cannot be written (%s); trying again in %g s", error, _DISK_RETRY_S)
-        if not self._deferred:
-            self._deferred.append(event)
+    @contextmanager
+    def _committed(self) -> Iterator[None]:
+        """Commit state and reports together; a report that was not committed gives its number back."""
+        mark = self._outbox.last_seq
+        try:
+            with self._store.transaction():
+                yield
+        except BaseException:
+            self._outbox.rewind(mark)
+            raise
+
+    def _try_later(self, event: LoopEvent, error: sqlite3.OperationalError) -> None:
+        log.warning("state cannot be written (%s); trying again in %g s", error, _DISK_RETRY_S)
         self._make_room()
-        self._at(_DISK_RETRY_S, self._deferred[0])
+        self._at(_DISK_RETRY_S, event)
 
     def _undefer(self, event: Event) -> None:
         if not self._deferred or event is not self._deferred[0]:
@@ -312,7 +335,7 @@ class Resident:
         for later in waiting:
             self._decide(later)
 
-    def _at(self, delay_s: float, event: Event) -> None:
+    def _at(self, delay_s: float, event: LoopEvent) -> None:
         order = time.monotonic_ns()  # only tells two timers of one instant apart
         heapq.heappush(self._timers, (self._ports.clock_s() + delay_s, order, event))
 

@@ -71,6 +71,9 @@ def test_a_report_of_a_transaction_that_is_rolled_back_never_was(database: sqlit
     with pytest.raises(RuntimeError):
         step_that_fails()
     assert outbox.count == 0
+    outbox.rewind(0)
+    outbox.add(said(2), 0)
+    assert seqs(outbox) == [1]
 
 
 def test_a_full_outbox_replaces_a_models_unsent_transition_and_refuses_and_counts_the_rest(
