@@ -2,6 +2,9 @@
 
 Callbacks of the client library only enqueue: an exception there would silently end its network thread. One thread
 ingests (commit first, acknowledge after), another serves chunks, so a large transfer never delays evidence.
+
+What counts as delivered is said by our own acknowledgement, after the commit. The broker's own is left to the client
+library: it must come in the order of arrival (rumqttd closes the connection otherwise), which two threads cannot keep.
 """
 
 from __future__ import annotations
@@ -31,7 +34,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MAX_QUEUED = 10_000
-"""Messages waiting for ingest; beyond it the newest are dropped unacknowledged, and their senders send again."""
+"""Messages waiting for ingest; beyond it the newest are dropped, and their senders, unanswered, send again."""
 
 INGEST_BATCH = 500
 """Reports a transaction: the point where batches stop paying on SQLite."""
@@ -88,10 +91,6 @@ class Incoming:
 
     topic: UpTopic
     payload: bytes
-    mid: int
-    qos: int
-    generation: int
-    """Which connection of ours it came over; an older one can no longer be acknowledged to the broker."""
 
 
 def parse_broker_url(url: str) -> tuple[str, int]:
@@ -153,7 +152,6 @@ class ControllerLink:
         self._ingest_queue: queue.Queue[Incoming | None] = queue.Queue(MAX_QUEUED)
         self._chunk_queue: queue.Queue[Incoming | None] = queue.Queue(MAX_QUEUED)
         self._births: dict[str, tuple[str, int]] = {}
-        self._connection = 0
         self._client = self._make_client()
         self._threads = [
             threading.Thread(target=self._ingest_loop, name="ingest", daemon=True),
@@ -187,34 +185,35 @@ class ControllerLink:
         from paho.mqtt.client import Client, MQTTv5
         from paho.mqtt.enums import CallbackAPIVersion
 
-        client = Client(CallbackAPIVersion.VERSION2, client_id="fleet-controller", protocol=MQTTv5, manual_ack=True)
+        client = Client(CallbackAPIVersion.VERSION2, client_id="fleet-controller", protocol=MQTTv5)
         client.max_inflight_messages_set(10)
         client.reconnect_delay_set(min_delay=1, max_delay=5)
         client.on_connect = self._on_connect
+        client.on_disconnect = self._on_disconnect
         client.on_message = self._on_message
         client.on_socket_open = _set_nodelay
         client.enable_logger(logging.getLogger(f"{__name__}.paho"))
         return client
 
     def _on_connect(self, client: Client, *_: object) -> None:
-        self._connection += 1
         client.subscribe(UP_FILTER, qos=1)
         log.info("connected to the broker at %s:%d", self._host, self._port)
 
-    def _on_message(self, client: Client, _userdata: object, message: MQTTMessage) -> None:
+    def _on_disconnect(self, *details: object) -> None:
+        # client, userdata, flags, reason, properties: the reason is what people need to read.
+        log.warning("lost the broker at %s:%d: %s", self._host, self._port, details[3])
+
+    def _on_message(self, _client: Client, _userdata: object, message: MQTTMessage) -> None:
         try:
             topic = parse_up(message.topic)
         except (WireError, UnicodeDecodeError):
             log.warning("ignored a message on a topic no agent may use")
-            client.ack(message.mid, message.qos)
             return
-        incoming = Incoming(topic, bytes(message.payload), message.mid, message.qos, self._connection)
+        incoming = Incoming(topic, bytes(message.payload))
         waiting = self._chunk_queue if topic.channel == "get" else self._ingest_queue
         try:
             waiting.put_nowait(incoming)
         except queue.Full:
-            # Acknowledged to the broker so that its window stays open; the agent sends again what we did not commit.
-            client.ack(message.mid, message.qos)
             log.warning("dropped a message of %s: too much is waiting; it will be sent again", topic.device)
 
     # -- ingest thread ----------------------------------------------------------------------------------------
@@ -255,12 +254,6 @@ class ControllerLink:
                 ack = self._store.committed(device, boot)
                 self._client.publish(DeviceTopics(site, device).ack, encode(ack), qos=1)
             self._observer.reports_committed(reports)
-        for incoming in batch:
-            self._ack(incoming)
-
-    def _ack(self, incoming: Incoming) -> None:
-        if incoming.qos > 0 and incoming.generation == self._connection:
-            self._client.ack(incoming.mid, incoming.qos)
 
     def _take(self, incoming: Incoming) -> Report | None:
         """Handle presence and heartbeats; return reports for the batch. Raises WireError on a malformed message."""
@@ -298,7 +291,6 @@ class ControllerLink:
             except Exception:
                 # A boundary: a blob that cannot be read must not end the service of all others.
                 log.exception("could not serve chunks to %s", incoming.topic.device)
-            self._ack(incoming)
 
     def _serve_chunks(self, topic: UpTopic, request: ChunkRequest) -> None:
         topics = DeviceTopics(topic.site, topic.device)
