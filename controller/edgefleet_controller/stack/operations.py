@@ -16,6 +16,7 @@ from edgefleet_contract.errors import (
     UserInputError,
 )
 from edgefleet_controller import api
+from edgefleet_controller.planner import PlanError
 
 MAX_BODY_BYTES = 2 * 1024**2
 """A manifest may be 1 MiB of text; parsed and with the digests of its files it stays below this."""
@@ -57,6 +58,8 @@ def encode_error(error: EdgefleetError) -> tuple[int, dict[str, Any]]:
     """Return (HTTP status, JSON document) of an error."""
     family, _, status = next((row for row in _FAMILIES if isinstance(error, row[1])), _FAMILIES[-1])
     body: dict[str, Any] = {"family": family, "message": error.message, "next_step": error.next_step}
+    if isinstance(error, PlanError):
+        body["path"] = list(error.path)
     if isinstance(error, ManifestError) and type(error) is not ManifestError:
         body["message"] = str(error)  # several problems in one: the text carries their places
     elif isinstance(error, ManifestError):
@@ -75,6 +78,8 @@ def decode_error(document: object) -> EdgefleetError | None:
     message, step = body["message"], _text(body.get("next_step"))
     if body.get("family") == "manifest":
         return _manifest_error(message, step, body)
+    if (path := _path(body.get("path"))) is not None:
+        return PlanError(message, path=path, next_step=step)
     kind = next((row[1] for row in _FAMILIES if row[0] == body.get("family")), InternalError)
     return kind(message, next_step=step)
 
@@ -87,6 +92,13 @@ def _manifest_error(message: str, step: str | None, body: dict[str, Any]) -> Man
         suggestion=_text(body.get("suggestion")),
         next_step=step,
     )
+
+
+def _path(value: object) -> tuple[str | int, ...] | None:
+    """Return where in the manifest an error stands, which only the one who has the file can turn into a line."""
+    if not isinstance(value, list) or not all(isinstance(part, (str, int)) for part in value):
+        return None
+    return tuple(value)
 
 
 def _location(value: object) -> Location | None:

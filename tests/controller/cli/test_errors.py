@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -22,6 +23,8 @@ from edgefleet_contract.errors import (
 )
 from edgefleet_controller.cli.errors import flatten, hoist
 from edgefleet_controller.load.problem import ManifestProblemsError
+from edgefleet_controller.planner import PlanError
+from edgefleet_controller.stack.operations import decode_error, encode_error
 from edgefleet_hil.scripted import Cli, FakeBackend, ScriptedApi
 
 CODES = {
@@ -67,6 +70,15 @@ def test_a_bug_keeps_its_traceback(cli: Cli, backend: FakeBackend, scripted: Scr
     result = cli("devices")
     assert result.exit_code == 1
     assert isinstance(result.exception, ZeroDivisionError)
+
+
+def test_the_place_of_an_error_in_the_manifest_survives_the_way_over_http() -> None:
+    error = PlanError("no device matches 'room=x'", path=("deployments", 0, "to", 0), next_step="fleet devices")
+    _, document = encode_error(error)
+    back = decode_error(json.loads(json.dumps(document)))
+    assert isinstance(back, PlanError)
+    assert (back.path, back.message, back.next_step) == (error.path, error.message, error.next_step)
+    assert isinstance(decode_error({"error": {**document["error"], "path": {"no": "list"}}}), UserInputError)
 
 
 def test_many_problems_are_told_each_on_its_own(capsys: pytest.CaptureFixture[str]) -> None:
