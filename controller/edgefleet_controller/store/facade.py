@@ -12,12 +12,13 @@ from edgefleet_contract.errors import UserInputError
 from edgefleet_controller.store.builds import Builds
 from edgefleet_controller.store.database import Database
 from edgefleet_controller.store.ingest import Ingest
+from edgefleet_controller.store.questions import Questions
 from edgefleet_controller.store.revisions import Revisions
 from edgefleet_controller.store.rows import Rows
 from edgefleet_controller.store.wishes import Wishes
 
 
-class Store(Ingest, Rows, Revisions, Wishes, Builds):
+class Store(Ingest, Rows, Revisions, Wishes, Builds, Questions):
     """Everything the controller knows, in SQL. Safe for threads: many read while one writes.
 
     Each write is one transaction: after a kill at any moment, all of it is there or nothing. Every method raises
