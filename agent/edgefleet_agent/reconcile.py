@@ -56,8 +56,10 @@ REBOOT_POINTS = 10
 """Strike points when the machine went down during an attempt: nearly always the artifact's doing."""
 RESTART_POINTS = 1
 """Strike points when only the agent went down: mostly somebody stopped it, or the kernel wanted its memory."""
+CRASH_POINTS = 10
+"""Strike points when the worker died: once may be somebody else's doing (a kill, the kernel short of memory)."""
 STRIKE_LIMIT = 20
-"""At this many points an artifact is refused: two reboots, or an agent that died twenty times on it."""
+"""At this many points an artifact is refused: two crashes or reboots, or an agent that died twenty times on it."""
 
 RETRY_FIRST_S = 60.0
 """First wait after failures that may pass; doubled each time: a full disk is not emptied in seconds."""
@@ -159,6 +161,11 @@ class _Turn:
         self, progress: ModelProgress, wish: DesiredModel, finding: Finding, trial: Trial, *, span: tuple[int, float]
     ) -> None:
         """Note a finding and report its evidence. `span`: start in ns since the epoch, and duration in seconds."""
+        self.put(progress.model_copy(update={"findings": (*progress.findings, finding)}))
+        self.testify(wish, finding, trial, span=span)
+
+    def testify(self, wish: DesiredModel, finding: Finding, trial: Trial, *, span: tuple[int, float]) -> None:
+        """Report the evidence of a finding. `span` as in `record`."""
         measured = {name: getattr(trial, name) for name in Trial.model_fields}
         evidence = Evidence(
             **measured,
@@ -170,7 +177,6 @@ class _Turn:
             started_at_ns=span[0],
             duration_s=span[1],
         )
-        self.put(progress.model_copy(update={"findings": (*progress.findings, finding)}))
         self.actions.append(Say(EvidenceReport(evidence=evidence)))
 
 
@@ -393,7 +399,18 @@ def _on_trial(turn: _Turn, event: TrialDone) -> None:
         per_inference_mj=trial.energy.per_inference_mj if trial.energy else None,
         total_bytes=work.candidate.total_bytes,
     )
-    turn.record(progress, wish, finding, trial, span=(event.started_at_ns, event.duration_s))
+    span = (event.started_at_ns, event.duration_s)
+    if trial.verdict is Verdict.CRASHED and _may_try_again(turn, finding.artifact):
+        turn.testify(wish, finding, trial, span=span)
+    else:
+        turn.record(progress, wish, finding, trial, span=span)
+
+
+def _may_try_again(turn: _Turn, artifact: str) -> bool:
+    """Count a crash against an artifact, and tell whether it is below the limit: then it is walked to once more."""
+    points = turn.state.strikes.get(artifact, 0) + CRASH_POINTS
+    turn.state = replace(turn.state, strikes={**turn.state.strikes, artifact: points})
+    return points < STRIKE_LIMIT
 
 
 def _on_activated(turn: _Turn, event: Activated) -> None:

@@ -382,6 +382,29 @@ def test_an_agent_killed_ten_times_does_not_make_an_artifact_refused(drive: Driv
     assert drive.said()[-1].state is DeviceState.ACTIVE
 
 
+def crashed() -> Trial:
+    return Trial(verdict=Verdict.CRASHED, reason="the worker was killed by signal 9 (SIGKILL)")
+
+
+def test_a_worker_that_died_once_is_started_once_more(drive: Drive, asked: Any) -> None:
+    drive(asked(1, INT8, FP32))
+    drive.try_next(crashed())
+    assert drive.last(Fetch).candidate == INT8
+    drive.qualify_and_activate()
+    assert drive.said()[-1].variant == "ort/cpu/int8"
+    assert [found.verdict for found in drive.evidence()] == [Verdict.CRASHED, Verdict.QUALIFIED]
+
+
+def test_a_worker_that_dies_twice_on_an_artifact_makes_it_a_failed_candidate(drive: Drive, asked: Any) -> None:
+    drive(asked(1, INT8, FP32))
+    drive.try_next(crashed())
+    drive.try_next(crashed())
+    assert drive.last(Fetch).candidate == FP32
+    drive.qualify_and_activate()
+    active = drive.said()[-1]
+    assert (active.variant, [tried.verdict for tried in active.tried]) == ("ort/cpu/fp32", [Verdict.CRASHED])
+
+
 def test_strikes_are_forgotten_with_a_new_generation(drive: Drive, asked: Any) -> None:
     drive(asked(1, FP32))
     drive(Started(strikes={FP32.artifact: STRIKE_LIMIT}))
