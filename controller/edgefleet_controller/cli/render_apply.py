@@ -53,7 +53,8 @@ def headline(status: RevisionStatus) -> str:
     if not status.changed and status.phase is Phase.COMPLETE:
         return f"no change: revision {status.revision} is already active on {devices_n} device(s)"
     reason = f": {status.reason}" if status.reason else ""
-    return f"revision {status.revision} {status.phase.value} on {devices_n} device(s){reason}"
+    where = f" on {devices_n} device(s)" if devices_n else ""
+    return f"revision {status.revision} {status.phase.value}{where}{reason}"
 
 
 def _headline_style(status: RevisionStatus) -> str:

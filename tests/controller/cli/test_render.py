@@ -85,7 +85,7 @@ def test_colours_go_with_no_color(mixed: RevisionStatus, monkeypatch: pytest.Mon
 
 def test_a_revision_without_devices_is_its_headline(complete: RevisionStatus) -> None:
     status = complete.model_copy(update={"devices": (), "phase": api.Phase.ERROR, "reason": "build-failed"})
-    assert drawn(status, 80) == "revision 3 error on 0 device(s): build-failed\n"
+    assert drawn(status, 80) == "revision 3 error: build-failed\n"
     assert failure_lines(status) == ["error: revision 3: build-failed"]
 
 
