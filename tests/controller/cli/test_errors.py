@@ -21,6 +21,8 @@ from edgefleet_contract.errors import (
     UserInputError,
     WireError,
 )
+from edgefleet_controller.api import Phase, RevisionStatus
+from edgefleet_controller.cli import output
 from edgefleet_controller.cli.errors import flatten, hoist
 from edgefleet_controller.load.problem import ManifestProblemsError
 from edgefleet_controller.planner import PlanError
@@ -134,3 +136,14 @@ def test_the_version_is_that_of_the_distribution() -> None:
     from importlib.metadata import version
 
     assert run("--version").stdout == f"fleet {version('edgefleet')}\n"
+
+
+def test_words_are_never_taken_for_markup_or_wrapped(capsys: pytest.CaptureFixture[str]) -> None:
+    text = "[red]deployments[0][/red] :smile: " + "x" * 300
+    output.words(text)
+    assert capsys.readouterr().err == f"{text}\n"
+
+
+def test_a_headline_is_never_taken_for_markup(cli: Cli, scripted: ScriptedApi, manifest: Path) -> None:
+    scripted.revisions = [RevisionStatus(revision=3, phase=Phase.ERROR, reason="[bold]models[0][/bold] :x:")]
+    assert "[bold]models[0][/bold] :x:" in cli("apply", str(manifest)).stdout
