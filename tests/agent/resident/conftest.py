@@ -6,6 +6,7 @@ import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -148,11 +149,25 @@ def free_port() -> int:
 
 
 @pytest.fixture
-def broker_port(tmp_path: Path, free_port: int) -> Iterator[int]:
-    """A real broker on a free loopback port, for one test."""
+def start_broker(tmp_path: Path, free_port: int) -> Iterator[Callable[[], Any]]:
+    """Start a real broker on the test's free loopback port; call it again after a `stop()`."""
     from iotcore import Broker
 
     path = tmp_path / "broker.toml"
     path.write_text(_BROKER_CONFIG.format(port=free_port), encoding="utf-8")
-    with Broker(config_path=str(path)):
-        yield free_port
+    started: list[Any] = []
+
+    def start() -> Any:
+        started.append(Broker(config_path=str(path)).start())
+        return started[-1]
+
+    yield start
+    for broker in started:
+        broker.stop()
+
+
+@pytest.fixture
+def broker_port(start_broker: Callable[[], Any], free_port: int) -> int:
+    """The port of a real broker, for one test."""
+    start_broker()
+    return free_port

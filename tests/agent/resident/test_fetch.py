@@ -130,13 +130,14 @@ def test_a_fetch_goes_on_after_a_restart_where_it_was(world: World, made: Any) -
     assert world.serve() == ArtifactReady(2)
 
 
-def test_a_map_that_does_not_fit_is_not_believed(world: World, made: Any) -> None:
+@pytest.mark.parametrize("spoil", [lambda body: b"junk\n" + body, lambda body: body[:-1], lambda body: body + b"\xff"])
+def test_a_map_that_does_not_fit_is_not_believed(world: World, made: Any, spoil: Callable[[bytes], bytes]) -> None:
     world.fetcher.start(Fetch(1, made.candidate))
     world.serve(limit=20)
     world.fetcher.stop()
     world.requests.clear()
-    for path in world.storage.blobs.glob("*.map"):
-        path.write_bytes(b"junk\n" + path.read_bytes())
+    path = next(world.storage.blobs.glob("*.map"))
+    path.write_bytes(spoil(path.read_bytes()))
     world.fetcher.start(Fetch(2, made.candidate))
     assert world.requests[0].offset == 0
     assert world.serve() == ArtifactReady(2)

@@ -211,6 +211,13 @@ def test_a_wish_becomes_a_link_on_disk_and_is_reported(world: World, made: Any, 
     assert [body.evidence.verdict for body in world.bodies(EvidenceReport)] == [Verdict.QUALIFIED]
 
 
+def test_a_verdict_closes_its_attempt(world: World, asked: Any) -> None:
+    world.wish(asked(1))
+    world.until(lambda: bool(StateStore(world.connection).open_strikes("other")))
+    world.until_said(DeviceState.ACTIVE)
+    assert StateStore(world.connection).open_strikes("other") == {}
+
+
 def test_a_worker_that_dies_is_a_failed_candidate_with_its_last_words(world: World, asked: Any) -> None:
     world.worker = dies_of(ChildEnd.CRASHED)
     world.wish(asked(1))
