@@ -7,7 +7,7 @@ fault must exceed three things: what the claim may lean, the noise, and chance (
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,6 +35,7 @@ _LARGE_OFFSET = 0.15
 _OUTSTANDING_SIGMAS = 4.0
 _MIN_POINTS_N = 8
 _MIN_SAMPLES_N = 3.0
+_MIN_CLUSTERS_N = 4
 _LIVE_SHARE = 0.05
 _PROBABILITY_PEAK = 0.05
 """Channels of probabilities that never rise above this say nothing: softmax multiplies their error."""
@@ -104,20 +105,20 @@ def _check_tensor_gain(pair: Pair) -> Finding | None:
     if abs(gain) * float(fit.deviation[0]) <= pair.quantum:
         return None
     allowed = max(pair.claim.gain, _GAIN_PER_NOISE * float(fit.noise_to_signal[0]))
-    if abs(gain) <= max(
-        allowed, float(fit.chance[0]), *(_chance_by_channel(pair, axis) for axis in pair.channel_axes())
-    ):
+    if abs(gain) <= max(allowed, float(fit.chance[0]), *_chances_by_channel(pair)):
         return None
     return Finding(ParityCheck.GAIN, f"scaled by {1 + gain:.4f}; noise explains {1 - allowed:.4f} to {1 + allowed:.4f}")
 
 
-def _chance_by_channel(pair: Pair, axis: int) -> float:
-    """Return the tensor gain that the channels' own systematic errors explain: deviations clustered by channel.
+def _chances_by_channel(pair: Pair) -> Iterator[float]:
+    """Yield the tensor gain that the channels' own systematic errors explain: deviations clustered by channel.
 
     Samples of one class repeat one pattern of errors, so many samples are no evidence by themselves.
     """
-    reference, error = (np.swapaxes(side, 0, 1).reshape(side.shape[1], 1, -1) for side in pair.channels(axis))
-    return float(fit_channels(reference, error).chance[0])
+    for axis in pair.channel_axes():
+        if pair.reference.shape[axis] >= _MIN_CLUSTERS_N:
+            reference, error = (np.swapaxes(side, 0, 1).reshape(side.shape[1], 1, -1) for side in pair.channels(axis))
+            yield float(fit_channels(reference, error).chance[0])
 
 
 def _check_channel_gain(pair: Pair, axis: int) -> Finding | None:

@@ -22,6 +22,8 @@ from edgefleet_contract.evidence import ParityCheck
 _OUTLIER_MIN_SIGMA_DB = 1.5
 _FLOOR_QUANTA = 2.0
 _MIN_OUTLIER_N = 4
+_SINGLE_MEDIAN_DB = 3.4
+"""Mean over median of a squared normal variable, 1 / 0.455, in dB."""
 _MIN_RANK_N = 5
 _RANK_SIGMAS = 3.0
 _FAR_BELOW_DB = 6.0
@@ -33,6 +35,8 @@ class Figures:
 
     sqnr_db: Floats
     below_floor: Flags
+    floored_db: Floats
+    """SQNR with every error raised to one quantisation step: how widely samples differ beyond what the claim shows."""
 
     @property
     def judged_db(self) -> Floats:
@@ -46,15 +50,20 @@ def figures(reference: Array, candidate: Array, quantum: float) -> Figures:
     signal, error = sample_energies(reference, candidate)
     if reference.size == len(reference):
         signal = np.full_like(signal, signal.mean())
-    return Figures(energy_ratio_db(signal, error), error <= (_FLOOR_QUANTA * quantum) ** 2)
+    return Figures(
+        sqnr_db=energy_ratio_db(signal, error),
+        below_floor=error <= (_FLOOR_QUANTA * quantum) ** 2,
+        floored_db=energy_ratio_db(signal, np.maximum(error, quantum**2)),
+    )
 
 
-def check_sqnr(found: Figures, claim: Claim, tolerance_db: float) -> Finding | None:
+def check_sqnr(found: Figures, claim: Claim, tolerance_db: float, *, single: bool) -> Finding | None:
     """Find a median sample below the tolerance, or (where the claim's noise has no long tail) any bad sample.
 
+    With a `single` element a sample, its square is less than the mean square in most samples, and is corrected for.
     A tail wider than the claim's is judged here; one sample alone is an outlier.
     """
-    judged = found.judged_db
+    judged = found.judged_db - (_SINGLE_MEDIAN_DB if single else 0.0)
     median_db, bad_n = float(np.median(judged)), int((judged < claim.worst_db).sum())
     if _surely_below(judged, tolerance_db):
         return Finding(
@@ -80,7 +89,7 @@ def check_outlier(found: Figures, claim: Claim) -> Finding | None:
     if not low.any() or (claim.outlier_only and len(judged) < _MIN_OUTLIER_N):
         return None
     if claim.outlier_only:
-        low &= judged < _expected_low_db(judged)
+        low &= judged < _expected_low_db(found.floored_db)
     places = np.flatnonzero(low)
     if not places.size:
         return None
@@ -89,13 +98,13 @@ def check_outlier(found: Figures, claim: Claim) -> Finding | None:
     return Finding(ParityCheck.OUTLIER, f"{reason}; the median sample has {_words(float(np.median(judged)))}")
 
 
-def _expected_low_db(judged: Floats) -> float:
+def _expected_low_db(sqnr_db: Floats) -> float:
     """Return how low the worst healthy sample may be, from the spread of the others in dB."""
-    finite = np.clip(judged, -60.0, 200.0)
+    finite = np.clip(sqnr_db, -60.0, 200.0)
     median_db = float(np.median(finite))
     below = median_db - finite[finite < median_db]
     sigma_db = MAD_TO_SIGMA * float(np.median(below)) if below.size else 0.0
-    return median_db - float(critical_sigmas(len(judged))) * max(sigma_db, _OUTLIER_MIN_SIGMA_DB)
+    return median_db - float(critical_sigmas(len(sqnr_db))) * max(sigma_db, _OUTLIER_MIN_SIGMA_DB)
 
 
 def _words(sqnr_db: float) -> str:

@@ -126,7 +126,14 @@ def _findings(pair: Pair, found: Figures, question: Question, tolerance_db: floa
     claim = question.claim
     decisions = decide(pair, question.task)
     yield from filter(None, (check(pair) for check in STRUCTURE_CHECKS))
-    yield from filter(None, (check_sqnr(found, claim, tolerance_db), check_outlier(found, claim), check_top_k(pair)))
+    yield from filter(
+        None,
+        (
+            check_sqnr(found, claim, tolerance_db, single=pair.reference.size == pair.n),
+            check_outlier(found, claim),
+            check_top_k(pair),
+        ),
+    )
     if decisions is not None:
         finding = check_decisions(decisions, claim, pair.quantum, certain=question.certain)
         yield from (finding,) if finding else ()

@@ -20,7 +20,7 @@ _PLATEAU_EXCESS = 0.02
 """A plateau below the reference by this share of its range: a score of 0.996 for 1.0 is one int8 step, 0.4 %."""
 _FEW_LEVELS_N = 24
 _LEVEL_RATIO = 6.0
-_LEVELS_MIN_N = 1000
+_LEVELS_MIN_N = 200
 
 
 def check_constant(pair: Pair) -> Finding | None:
