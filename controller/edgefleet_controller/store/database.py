@@ -5,6 +5,7 @@ Everything here that is SQLite's own is set in one place (`_prepare_sqlite`); th
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -110,6 +111,22 @@ def upsert(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any
     connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=rest), rows)
 
 
+def sqlite_uri(path: Path, *, read_only: bool) -> str:
+    """Return the URI that opens an SQLite file.
+
+    A reader in WAL mode makes `-shm` beside the file where it is missing. Where that folder cannot be written and no
+    writer has left something to recover, the file cannot change either: it is opened as immutable.
+    """
+    # A quoted URI: a folder may hold `?`, `#` or `%`.
+    place = path.absolute().as_uri()
+    if not read_only:
+        return f"{place}?mode=rwc"
+    shm, wal = path.with_name(f"{path.name}-shm"), path.with_name(f"{path.name}-wal")
+    at_rest = not shm.exists() and not (wal.exists() and wal.stat().st_size)
+    frozen = at_rest and not os.access(path.parent, os.W_OK)
+    return f"{place}?mode=ro{'&immutable=1' if frozen else ''}"
+
+
 @contextmanager
 def _translated(path: Path) -> Iterator[None]:
     try:
@@ -119,9 +136,7 @@ def _translated(path: Path) -> Iterator[None]:
 
 
 def _open_engine(path: Path, *, read_only: bool) -> Engine:
-    mode = "ro" if read_only else "rwc"
-    # A quoted URI: a folder may hold `?`, `#` or `%`.
-    uri = f"{path.absolute().as_uri()}?mode={mode}"
+    uri = sqlite_uri(path, read_only=read_only)
     engine = create_engine(
         "sqlite://",
         creator=lambda: _connect(uri),

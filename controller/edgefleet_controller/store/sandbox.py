@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from edgefleet_contract.errors import UserInputError
+from edgefleet_controller.store.database import sqlite_uri
 from edgefleet_controller.store.errors import translate
 
 TIME_LIMIT_S = 10.0
@@ -92,7 +93,7 @@ def _require_select(sql: str) -> None:
 @contextmanager
 def _connection(path: Path) -> Iterator[sqlite3.Connection]:
     try:
-        connection = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, isolation_level=None)
+        connection = sqlite3.connect(sqlite_uri(path, read_only=True), uri=True, isolation_level=None)
         connection.execute("PRAGMA query_only=ON")
         # A table-valued function declares itself at its first use, which the authorizer below would refuse.
         connection.execute("SELECT 1 FROM json_each('[]')")
