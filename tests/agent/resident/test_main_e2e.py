@@ -267,3 +267,24 @@ def test_the_resident_process_loads_neither_numpy_nor_a_runtime(controller: Cont
     rollup = Path(f"/proc/{process.pid}/smaps_rollup").read_text(encoding="ascii")
     pss_kib = next(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:"))
     assert pss_kib < 64 * 1024
+
+
+def test_a_worker_dies_with_the_agent_that_was_killed(
+    controller: Controller, start_agent: Any, digits: Any, wish: Any, desired: Any
+) -> None:
+    import psutil
+
+    hangs = digits("misbehave/hang/fp32")
+    controller.blobs = hangs.blobs
+    process = start_agent("--test-runtimes")
+    controller.wish(desired(1, wish(hangs.candidate)))
+    controller.until_state(DeviceState.QUALIFYING, 1)
+    end_s = time.monotonic() + WAIT_S
+    workers: list[psutil.Process] = []
+    while not workers and time.monotonic() < end_s:
+        workers = psutil.Process(process.pid).children()
+    assert workers
+    process.kill()
+    process.wait()
+    gone, alive = psutil.wait_procs(workers, timeout=5.0)
+    assert (len(gone), alive) == (1, [])
