@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -19,6 +20,7 @@ from edgefleet_controller.load import (
     parse_manifest,
 )
 from edgefleet_controller.load.document import MAX_FILE_BYTES
+from edgefleet_controller.load.explain import UNIONS
 
 SMALL = """\
 fleet: v1
@@ -403,3 +405,21 @@ def test_what_is_supported_passes_and_an_energy_limit_is_supported() -> None:
     energy = "to: cpu, accept: {energy: {per_inference: 50 mJ}}"
     assert list(find_unsupported(parse(with_deployment(energy)).manifest)) == []
     check_supported(parse(SMALL))
+
+
+def test_every_key_whose_value_has_several_forms_has_words_for_them() -> None:
+    schema = Manifest.model_json_schema()
+    several = {
+        key
+        for record in schema["$defs"].values()
+        for key, value in record.get("properties", {}).items()
+        if len(forms_of(value)) > 1
+    }
+    # `samples`, `calibration` and `to` are made into their long form before they are checked; shares are one form.
+    assert several - {"samples", "calibration", "to"} == set(UNIONS)
+
+
+def forms_of(value: dict[str, Any]) -> set[str]:
+    forms = [*value.get("anyOf", ()), *value.get("items", {}).get("anyOf", ())]
+    kinds = {form.get("type", "object") for form in forms} - {"null"}
+    return set() if kinds == {"number", "string"} else kinds
