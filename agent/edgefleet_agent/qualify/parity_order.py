@@ -23,7 +23,7 @@ _FEW_COLUMNS_N = 16
 def check_repeat(pair: Pair) -> Finding | None:
     """Find samples or frames that repeat their neighbour where the reference moves on."""
     rows = pair.reference.reshape(pair.n, 1, -1), pair.candidate.reshape(pair.n, 1, -1)
-    repeated = _repeated(np.swapaxes(rows[0], 0, 1), np.swapaxes(rows[1], 0, 1), pair)
+    repeated = _repeated(np.swapaxes(rows[0], 0, 1), np.swapaxes(rows[1], 0, 1), pair.quantum)
     if len(repeated) >= (1 if rows[0].shape[2] >= 3 else 3):
         return Finding(ParityCheck.REPEAT, f"{len(repeated)} samples repeat the one before, first {repeated[0]}")
     stale = _stale_samples(rows[0][:, 0], rows[1][:, 0], pair)
@@ -39,7 +39,7 @@ def _check_frames(pair: Pair) -> Finding | None:
     reference, candidate = pair.reference.reshape(shape), pair.candidate.reshape(shape)
     if reference.shape[2] < 3:
         return None
-    repeated = _repeated(reference, candidate, pair)
+    repeated = _repeated(reference, candidate, pair.quantum)
     if len(repeated) < max(3, reference.shape[0] * reference.shape[1] // 100):
         return None
     return Finding(
@@ -47,11 +47,12 @@ def _check_frames(pair: Pair) -> Finding | None:
     )
 
 
-def _repeated(reference: Floats, candidate: Floats, pair: Pair) -> list[int]:
+def _repeated(reference: Floats, candidate: Floats, quantum: float) -> list[int]:
     """Return places along axis 1 of [groups, places, elements] that equal the one before though the reference moved."""
+    noise_rms = float(np.median(np.sqrt(np.square(candidate - reference).mean(axis=2))))
     same = ~np.any(candidate[:, 1:] != candidate[:, :-1], axis=2)
     moved_rms = np.sqrt(np.square(np.diff(reference, axis=1)).mean(axis=2))
-    moved = moved_rms > max(6.0 * pair.noise_rms, 8.0 * pair.quantum)
+    moved = moved_rms > max(6.0 * noise_rms, 8.0 * quantum)
     return [int(place) + 1 for place in np.nonzero(same & moved)[1]]
 
 
