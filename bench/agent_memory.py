@@ -1,6 +1,6 @@
 """Memory of an idle agent: proportional set size, every 10 s for 5 minutes, beside a bare Python interpreter.
 
-The method is the one AWS's Greengrass nucleus lite is measured by (PSS, every 10 s), so figures can be set side by side.
+The method is the one Greengrass nucleus lite is measured by, so that figures can be set side by side.
 `BENCH_SECONDS` shortens the run.
 """
 
@@ -15,17 +15,18 @@ import time
 from pathlib import Path
 
 import psutil
-from edgefleet_hil.rig import Rig
 
 from bench.conditions import conditions, spread
+from edgefleet_hil.rig import Rig
 
 PERIOD_S = 10.0
 DURATION_S = float(os.environ.get("BENCH_SECONDS", "300"))
 AIM_MIB = 45.0
 
 
-def pss_mib(pid: int) -> float:
+def pss_mib(pid: int | None) -> float:
     """Return a process's proportional set size in MiB."""
+    assert pid is not None, "the agent is not running"
     return float(psutil.Process(pid).memory_full_info().pss) / 1024**2
 
 

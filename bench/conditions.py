@@ -20,4 +20,6 @@ def conditions() -> str:
 
 def spread(values: Sequence[float], unit: str) -> str:
     """Return n, median, smallest and largest of some figures."""
-    return f"n {len(values)}, median {statistics.median(values):.4g} {unit}, min {min(values):.4g}, max {max(values):.4g}"
+    return (
+        f"n {len(values)}, median {statistics.median(values):.4g} {unit}, min {min(values):.4g}, max {max(values):.4g}"
+    )

@@ -1,0 +1,129 @@
+"""The main job through the command line, on the real broker, controller, agent and runtime."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+
+PATIENCE_S = 30.0
+
+
+def until(holds: Callable[[], Any], patience_s: float = PATIENCE_S) -> None:
+    """Wait for a process to get somewhere; fail when it does not in time."""
+    deadline_s = time.monotonic() + patience_s
+    while not holds():
+        assert time.monotonic() < deadline_s, "waited too long"
+        time.sleep(0.05)
+
+
+def test_the_quick_start_ends_with_proven_models_and_a_second_apply_changes_nothing(fleet: Any, examples: Path) -> None:
+    manifest = str(examples / "quickstart.yaml")
+    said = fleet("apply", manifest, "-o", "json")
+    assert said.code == 0, said.err
+    for row in said.json["devices"]:
+        assert (row["state"], row["parity"]["verdict"]) == ("active", "pass")
+        metric = row["parity"]["metric"]
+        assert abs(metric["reference"] - metric["measured"]) <= 0.02
+        assert row["latency"]["verdict"] in {"valid", "contended"}
+        assert row["latency"]["n"] >= 500
+        assert row["energy"]["status"] == "unmeasured"
+        assert row["energy"]["reason"]
+        assert row["evidence"] == "executed-on-device"
+    again = fleet("apply", manifest, "-o", "json")
+    assert (again.code, again.json["changed"]) == (0, False)
+    assert again.json["devices"] == said.json["devices"]
+    for words in (("status",), ("devices",), ("evidence",), ("health",), ("query", "select * from fleet_models")):
+        answer = fleet(*words)
+        assert answer.code == 0, answer.err
+        assert answer.out
+
+
+def test_a_model_that_crashes_its_process_is_one_failed_candidate(
+    fleet: Any, small_manifest: Callable[[str], Path]
+) -> None:
+    fleet.env["EDGEFLEET_TEST_RUNTIMES"] = "1"
+    said = fleet("apply", str(small_manifest("[misbehave/segv/fp32, ort/cpu/fp32]")), "-o", "json")
+    assert said.code == 0, said.err
+    (row,) = said.json["devices"]
+    assert (row["state"], row["variant"]) == ("active", "ort/cpu/fp32")
+    (tried,) = row["tried"]
+    assert tried["variant"] == "misbehave/segv/fp32"
+    assert tried["verdict"] == "crashed"
+    assert "SIGSEGV" in tried["reason"]
+
+
+def test_a_stack_that_runs_is_found_and_stopped(fleet: Any, small_manifest: Callable[[str], Path]) -> None:
+    up = fleet.start("up")
+    try:
+        until(lambda: (fleet.home / "run" / "stack.json").exists())
+        until(lambda: fleet("status").code == 0)
+        said = fleet("apply", str(small_manifest("[ort/cpu/fp32]")), "-o", "json")
+        assert said.code == 0, said.err
+        assert up.poll() is None
+        assert fleet("down").code == 0
+        up.wait(PATIENCE_S)
+    finally:
+        up.kill()
+        up.communicate()
+    until(lambda: not fleet.processes())
+
+
+def test_nothing_outlives_a_stack_whose_supervisor_is_killed(fleet: Any) -> None:
+    up = fleet.start("up")
+    try:
+        until(lambda: (fleet.home / "run" / "stack.json").exists())
+        children = psutil.Process(up.pid).children(recursive=True)
+        assert len(children) >= 3
+    finally:
+        up.send_signal(signal.SIGKILL)
+        up.communicate()
+    until(lambda: not any(child.is_running() and child.status() != "zombie" for child in children))
+
+
+def test_a_second_apply_on_one_home_is_refused_and_changes_nothing(
+    fleet: Any, small_manifest: Callable[[str], Path]
+) -> None:
+    manifest = str(small_manifest("[ort/cpu/fp32]"))
+    first = fleet.start("apply", manifest)
+    try:
+        until(lambda: (fleet.home / "run" / "stack.json").exists())
+        second = fleet("apply", manifest)
+        assert second.code != 0
+        assert str(first.pid) in second.err
+        assert first.wait(120.0) == 0
+    finally:
+        first.kill()
+        first.communicate()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("mnist_cnn_fp32.onnx", "nowhere.onnx", "nowhere.onnx"),
+        ("task: classification", "taks: classification", "task"),
+        ("to: all", "to: 'site=moon'", "site=moon"),
+        ("source: mnist_cnn_fp32.onnx", "source: ../small/../../etc/passwd", "leaves"),
+        ("source: mnist_cnn_fp32.onnx", "source: empty.onnx", "empty.onnx"),
+        ("source: mnist_cnn_fp32.onnx", "source: cut.onnx", "cut.onnx"),
+    ],
+)
+def test_bad_input_names_its_place_and_changes_nothing(
+    fleet: Any, small_manifest: Callable[[str], Path], old: str, new: str, words: str
+) -> None:
+    path = small_manifest("[ort/cpu/fp32]")
+    (path.parent / "empty.onnx").touch()
+    (path.parent / "cut.onnx").write_bytes((path.parent / "mnist_cnn_fp32.onnx").read_bytes()[:5000])
+    path.write_text(path.read_text(encoding="utf-8").replace(old, new), encoding="utf-8")
+    said = fleet("apply", str(path))
+    assert said.code == 2
+    assert words in said.err
+    assert said.out == ""
+    assert not (fleet.home / "agents" / "local" / "models" / "digits").exists()
