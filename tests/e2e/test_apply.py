@@ -63,7 +63,7 @@ def test_a_model_that_crashes_its_process_is_one_failed_candidate(
 def test_a_stack_that_runs_is_found_and_stopped(fleet: Any, small_manifest: Callable[[str], Path]) -> None:
     up = fleet.start("up")
     try:
-        until(lambda: (fleet.home / "run" / "stack.json").exists())
+        until((fleet.home / "run" / "stack.json").exists)
         until(lambda: fleet("status").code == 0)
         said = fleet("apply", str(small_manifest("[ort/cpu/fp32]")), "-o", "json")
         assert said.code == 0, said.err
@@ -79,7 +79,7 @@ def test_a_stack_that_runs_is_found_and_stopped(fleet: Any, small_manifest: Call
 def test_nothing_outlives_a_stack_whose_supervisor_is_killed(fleet: Any) -> None:
     up = fleet.start("up")
     try:
-        until(lambda: (fleet.home / "run" / "stack.json").exists())
+        until((fleet.home / "run" / "stack.json").exists)
         children = psutil.Process(up.pid).children(recursive=True)
         assert len(children) >= 3
     finally:
@@ -94,7 +94,7 @@ def test_a_second_apply_on_one_home_is_refused_and_changes_nothing(
     manifest = str(small_manifest("[ort/cpu/fp32]"))
     first = fleet.start("apply", manifest)
     try:
-        until(lambda: (fleet.home / "run" / "stack.json").exists())
+        until((fleet.home / "run" / "stack.json").exists)
         second = fleet("apply", manifest)
         assert second.code != 0
         assert str(first.pid) in second.err
