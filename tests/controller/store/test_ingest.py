@@ -129,3 +129,11 @@ def test_evidence_is_listed_newest_first_by_device_and_model(store: Store, make:
 def test_the_newest_profile_is_the_devices(store: Store, make: Any) -> None:
     store.ingest([make.report(make.said(cpu_count=8), boot=2), make.report(make.said(cpu_count=2), 5, boot=1)], 1)
     assert store.device_profiles()["local"].cpu_count == 8
+
+
+def test_a_late_report_that_shows_a_boot_to_be_the_older_one_puts_its_word_behind(wished: Store, make: Any) -> None:
+    wished.ingest([make.report(make.transition(DeviceState.QUALIFYING), 2, boot=1, sent_at_ns=100)], 1)
+    wished.ingest([make.report(make.transition(DeviceState.ACTIVE), 1, boot=2, sent_at_ns=50)], 1)
+    assert [row.state for row in wished.device_rows()] == [DeviceState.QUALIFYING]
+    wished.ingest([make.report(make.said(), 1, boot=1, sent_at_ns=1)], 1)
+    assert [row.state for row in wished.device_rows()] == [DeviceState.ACTIVE]

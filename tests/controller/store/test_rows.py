@@ -35,6 +35,20 @@ def test_an_active_model_shows_the_evidence_of_its_artifact(wished: Store, make:
     assert (row.latency.p95_ms, row.evidence) == (2.0, "executed-on-device")
 
 
+def test_a_newer_trial_of_another_artifact_does_not_speak_for_the_active_one(wished: Store, make: Any) -> None:
+    wished.ingest(
+        [
+            make.report(make.trial(make.fp32, latency=make.latency(2.0)), 1),
+            make.report(make.transition(variant=make.fp32), 2),
+            make.report(make.missed(Gate.LATENCY, latency=make.latency(9.0)), 3),
+        ],
+        1,
+    )
+    latency = only(wished).latency
+    assert latency is not None
+    assert latency.p95_ms == 2.0
+
+
 def test_the_newest_of_two_proofs_counts(wished: Store, make: Any) -> None:
     for seq, p95_ms in ((1, 5.0), (2, 3.0)):
         wished.ingest([make.report(make.trial(latency=make.latency(p95_ms)), seq)], seq)
