@@ -1,0 +1,55 @@
+"""Peaks of a detector: each check alone, since gain and size of error often speak first."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from edgefleet_agent.qualify.parity_claim import CLAIMS
+from edgefleet_agent.qualify.parity_peak import check_band_peak, check_top_k
+from edgefleet_agent.qualify.parity_tensor import Floats, Pair, pair_of
+from edgefleet_contract.evidence import ParityCheck, Task
+
+
+def heads() -> Floats:
+    """Return [16 images, 200 anchors, 4 box values in pixels and 16 scores]."""
+    rng = np.random.default_rng(3)
+    return np.concatenate([rng.uniform(0, 640, (16, 200, 4)), rng.beta(0.3, 6, (16, 200, 16))], axis=2)
+
+
+def pair(candidate: Floats, task: Task | None) -> Pair:
+    return pair_of("out", heads(), candidate, CLAIMS["int8"], task)
+
+
+@pytest.mark.parametrize("task", [Task.DETECTION, None])
+def test_bands_of_scores_without_a_peak_are_found_beside_boxes_of_hundreds_of_pixels(task: Task | None) -> None:
+    candidate = heads()
+    candidate[..., 8:] *= 0.01
+    found = check_band_peak(pair(candidate, task))
+    assert found is not None
+    assert found.check is ParityCheck.BAND_PEAK
+    assert "channel 8" in found.reason
+
+
+def test_a_single_dead_class_among_a_detectors_bands_is_found_when_the_task_is_known() -> None:
+    candidate = heads()
+    candidate[..., 9] *= 0.01
+    assert check_band_peak(pair(candidate, Task.DETECTION)) is not None
+    assert check_band_peak(pair(candidate, None)) is None
+
+
+def test_kept_peaks_pass_both_checks() -> None:
+    candidate = heads() * 0.9
+    assert check_band_peak(pair(candidate, Task.DETECTION)) is None
+    assert check_top_k(pair(candidate, Task.DETECTION)) is None
+
+
+def test_a_channel_that_lost_its_highest_values_is_found() -> None:
+    reference = heads()[..., 4:]
+    candidate = reference.copy()
+    column = candidate[..., 2]
+    column[column > np.sort(column.ravel())[-20]] = 0.0
+    found = check_top_k(pair_of("out", reference, candidate, CLAIMS["int8"], Task.DETECTION))
+    assert found is not None
+    assert found.check is ParityCheck.TOP_K
+    assert "channel 2" in found.reason
