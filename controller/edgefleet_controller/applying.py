@@ -252,7 +252,7 @@ class Applier:
                 self._finish(record.revision, Phase.COMPLETE, None, ExitCode.DONE)
 
     def _everyone_reached(self, wish: Wish) -> bool:
-        reached = {row.device: row.reported_generation for row in self._store.devices()}
+        reached = self._store.reported_generations()
         return all(reached.get(device, 0) >= generation for device, generation in wish.generations.items())
 
     def _finish(self, revision: int, phase: Phase, reason: str | None, exit_code: ExitCode) -> None:

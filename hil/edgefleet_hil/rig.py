@@ -64,7 +64,9 @@ class Rig:
         clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self.home = FleetHome(folder)
-        self.options = options or StackOptions(command="a test rig", shared=True, test_runtimes=True, rule=_PATIENT)
+        self.options = options or StackOptions(
+            command="a test rig", shared=True, test_runtimes=True, rule=_PATIENT, env={"EDGEFLEET_TEST_RUNTIMES": "1"}
+        )
         self._clock_s = clock_s
         self._stack: Stack | None = None
         self._api: HttpApi | None = None

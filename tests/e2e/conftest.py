@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
-FLEET = (sys.executable, "-m", "edgefleet_controller.entry")
+FLEET = (str(Path(sys.executable).with_name("fleet")),)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,10 @@ from typing import Any
 import psutil
 import pytest
 
+from edgefleet_contract.evidence import Verdict
+from edgefleet_contract.report import DeviceState
+from edgefleet_hil.plugin import RigFactory
+
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 PATIENCE_S = 30.0
@@ -47,24 +51,30 @@ def test_the_quick_start_ends_with_proven_models_and_a_second_apply_changes_noth
 
 
 def test_a_model_that_crashes_its_process_is_one_failed_candidate(
-    fleet: Any, small_manifest: Callable[[str], Path]
+    rig_factory: RigFactory, small_manifest: Callable[[str], Path]
 ) -> None:
-    fleet.env["EDGEFLEET_TEST_RUNTIMES"] = "1"
-    said = fleet("apply", str(small_manifest("[misbehave/segv/fp32, ort/cpu/fp32]")), "-o", "json")
-    assert said.code == 0, said.err
-    (row,) = said.json["devices"]
-    assert (row["state"], row["variant"]) == ("active", "ort/cpu/fp32")
-    (tried,) = row["tried"]
-    assert tried["variant"] == "misbehave/segv/fp32"
-    assert tried["verdict"] == "crashed"
-    assert "SIGSEGV" in tried["reason"]
+    rig = rig_factory()
+    agent = rig.pid("agent")
+    status = rig.apply(small_manifest("[misbehave/segv/fp32, ort/cpu/fp32]"))
+    assert status.exit_code == 0, status.reason
+    (row,) = status.devices
+    assert (row.state, row.variant) == (DeviceState.ACTIVE, "ort/cpu/fp32")
+    (tried,) = row.tried
+    assert (tried.variant, tried.verdict) == ("misbehave/segv/fp32", Verdict.CRASHED)
+    assert "SIGSEGV" in tried.reason
+    assert rig.pid("agent") == agent
+
+
+def device_is_online(fleet: Any) -> bool:
+    """Tell whether the agent of this machine has said what it is."""
+    said = fleet("devices", "-o", "json")
+    return said.code == 0 and any(row["online"] and row["profile"] for row in said.json["devices"])
 
 
 def test_a_stack_that_runs_is_found_and_stopped(fleet: Any, small_manifest: Callable[[str], Path]) -> None:
     up = fleet.start("up")
     try:
-        until((fleet.home / "run" / "stack.json").exists)
-        until(lambda: fleet("status").code == 0)
+        until(lambda: device_is_online(fleet))
         said = fleet("apply", str(small_manifest("[ort/cpu/fp32]")), "-o", "json")
         assert said.code == 0, said.err
         assert up.poll() is None
@@ -79,7 +89,7 @@ def test_a_stack_that_runs_is_found_and_stopped(fleet: Any, small_manifest: Call
 def test_nothing_outlives_a_stack_whose_supervisor_is_killed(fleet: Any) -> None:
     up = fleet.start("up")
     try:
-        until((fleet.home / "run" / "stack.json").exists)
+        until(lambda: device_is_online(fleet))
         children = psutil.Process(up.pid).children(recursive=True)
         assert len(children) >= 3
     finally:
