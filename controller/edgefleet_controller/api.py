@@ -30,6 +30,13 @@ API = "fleet/v1"
 MAX_ROWS = 100_000
 
 
+Stage = Literal["check", "build", "deliver", "qualify", "device", "message"]
+"""What an event of an apply is about."""
+
+Unit = Literal["bytes", "steps"]
+"""What an event counts."""
+
+
 class Phase(str, Enum):
     """How far an apply has come. `complete`, `failed`, `aborted` and `error` are final."""
 
@@ -120,13 +127,13 @@ class ProgressEvent(Record):
 
     id: Generation
     at_ns: int
-    stage: Literal["check", "build", "deliver", "qualify", "device", "message"]
+    stage: Stage
     key: str = Field(max_length=256)
     """What moves: `digits ort/cpu/int8`, `local/digits` …; later events with the same stage and key replace it."""
     text: str = Field(max_length=500)
     done: float | None = None
     total: float | None = None
-    unit: Literal["bytes", "steps"] | None = None
+    unit: Unit | None = None
 
 
 class DeviceModelRow(Record):

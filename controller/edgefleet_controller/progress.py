@@ -5,12 +5,9 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from typing import Literal, Protocol
+from typing import Protocol
 
-from edgefleet_controller.api import ProgressEvent
-
-Stage = Literal["check", "build", "deliver", "qualify", "device", "message"]
-Unit = Literal["bytes", "steps"]
+from edgefleet_controller.api import ProgressEvent, Stage, Unit
 
 MIN_INTERVAL_S = 0.2
 """Figures that move faster than this are not written each time: nobody can read them, and each is a transaction."""

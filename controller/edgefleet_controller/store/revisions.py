@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 from sqlalchemy import Connection, Row, Update, delete, func, select, update
 
@@ -11,7 +11,7 @@ from edgefleet_contract.base import digest_bytes
 from edgefleet_contract.desired import DesiredState
 from edgefleet_contract.errors import InternalError
 from edgefleet_contract.manifest import Manifest
-from edgefleet_controller.api import Phase, ProgressEvent
+from edgefleet_controller.api import Phase, ProgressEvent, Stage, Unit
 from edgefleet_controller.store.concern import Concern
 from edgefleet_controller.store.database import insert_into
 from edgefleet_controller.store.records import RevisionRecord
@@ -20,9 +20,6 @@ from edgefleet_controller.store.wishes import insert_desired
 
 MAX_EVENTS = 10_000
 """Per revision; the oldest go first. One event a moving thing: enough for thousands of devices."""
-
-Stage = Literal["check", "build", "deliver", "qualify", "device", "message"]
-Unit = Literal["bytes", "steps"]
 
 
 class Revisions(Concern):
