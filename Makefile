@@ -7,17 +7,19 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup demo test check format lint types layers bench lock schema clean
+.PHONY: help setup demo test fuzz check format lint types layers bench lock schema clean
 
 help:  ## Say what can be made.
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY)  ## Make .venv with `fleet` and `edgefleet-agent` in it, exactly as locked.
 
-$(READY): requirements.lock pyproject.toml tools/venv.sh
+$(READY): requirements.lock requirements-no-deps.lock pyproject.toml tools/venv.sh
 	@echo "setting up $(VENV) (once)"
 	@sh tools/venv.sh $(VENV)
 	@$(BIN)/python -m pip install --quiet --require-hashes --only-binary :all: -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --require-hashes --only-binary :all: --no-deps --ignore-requires-python \
+		-r requirements-no-deps.lock
 	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
@@ -28,6 +30,9 @@ demo: setup  ## Bring two real models to this machine and prove them there.
 
 test: setup  ## Run the whole test suite.
 	$(BIN)/python -m pytest
+
+fuzz: setup  ## Search for new failing examples of the property tests.
+	$(BIN)/python -m pytest --hypothesis-profile=search -m "not e2e and not faults"
 
 # CI runs `make test check` in one call, so the tests run once.
 check: lint types layers test  ## Run format and lint checks, types, layers and tests.
@@ -52,7 +57,7 @@ bench: setup  ## Measure; each benchmark prints its figures with n, spread and c
 
 lock: setup  ## Choose new versions of all dependencies.
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip compile pyproject.toml --extra hil --group dev --universal --python-version 3.11 --upgrade \
+	$(BIN)/uv pip compile pyproject.toml --extra hil --extra compress --extra trt-rtx --group dev --universal --python-version 3.11 --upgrade \
 		--generate-hashes --no-emit-index-url --no-annotate --no-header --no-emit-package edgefleet -q -o requirements.lock
 
 schema: setup  ## Write manifests/schema/manifest.schema.json anew.

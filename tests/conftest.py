@@ -5,8 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 pytest_plugins = ("edgefleet_hil.plugin",)
+
+# The suite draws the same examples every time, so that it tells of a change and of nothing else; `make fuzz` draws new ones.
+settings.register_profile("repeatable", derandomize=True)
+settings.register_profile("search", max_examples=500)
+settings.load_profile("repeatable")
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -207,15 +207,20 @@ def _tidy(text: str, source: Path | bytes) -> str:
 
 
 def _spec(node: OrtHandle) -> TensorSpec:
-    match = re.fullmatch(r"tensor\((\w+)\)", node.type)
+    try:
+        name, kind, sizes = node.name, node.type, node.shape
+    except UnicodeDecodeError as error:
+        msg = "a tensor's name or shape is not UTF-8 text: the model file is damaged"
+        raise LoadFailedError(msg) from error
+    match = re.fullmatch(r"tensor\((\w+)\)", kind)
     dtype = _DTYPES.get(match[1]) if match else None
     if dtype is None:
-        msg = f"tensor {node.name!r} is of type {node.type}; this version takes tensors of: {', '.join(_DTYPES)}"
+        msg = f"tensor {name!r} is of type {kind}; this version takes tensors of: {', '.join(_DTYPES)}"
         raise UnsupportedError(clip_reason(msg))
     try:
-        return TensorSpec(name=node.name, dtype=dtype, shape=tuple(_dim(size) for size in node.shape))
+        return TensorSpec(name=name, dtype=dtype, shape=tuple(_dim(size) for size in sizes))
     except ValidationError as error:
-        msg = f"tensor {node.name[:200]!r} has a name or shape outside our bounds"
+        msg = f"tensor {name[:200]!r} has a name or shape outside our bounds"
         raise UnsupportedError(msg) from error
 
 

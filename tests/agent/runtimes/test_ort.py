@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 
 from edgefleet_agent.runtimes.base import InferenceFailedError, LoadFailedError, UnsupportedError
 from edgefleet_agent.runtimes.misbehave import WrongSession
-from edgefleet_agent.runtimes.ort import RUNTIME, OrtSession
+from edgefleet_agent.runtimes.ort import RUNTIME, OrtSession, _spec
 from edgefleet_agent.runtimes.ort_placement import count_nodes, profile_placement, summarise
 from edgefleet_agent.runtimes.registry import find_runtime, probe_engines
 from edgefleet_contract.profile import ProbeStatus
@@ -123,6 +123,19 @@ def test_a_damaged_model_loads_or_fails_to_load_and_nothing_else(
         load(path)
     except (LoadFailedError, UnsupportedError) as error:
         assert str(error)  # noqa: PT017 - both outcomes are right; only another exception is wrong
+
+
+def test_a_tensor_whose_name_is_no_text_fails_to_load() -> None:
+    class Damaged:
+        type = "tensor(float)"
+        shape = (1,)
+
+        @property
+        def name(self) -> str:
+            return b"\x80".decode()
+
+    with pytest.raises(LoadFailedError, match="not UTF-8"):
+        _spec(Damaged())
 
 
 @pytest.mark.parametrize(
