@@ -9,7 +9,7 @@ from hypothesis import settings
 
 pytest_plugins = ("edgefleet_hil.plugin",)
 
-# The suite draws the same examples every time, so that it tells of a change and of nothing else; `make fuzz` draws new ones.
+# The suite draws the same examples every time, so it tells of a change and of nothing else; `make fuzz` draws new ones.
 settings.register_profile("repeatable", derandomize=True)
 settings.register_profile("search", max_examples=500)
 settings.load_profile("repeatable")

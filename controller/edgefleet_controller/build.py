@@ -34,7 +34,7 @@ from edgefleet_controller.compile.records import (
     MemoryBuildCache,
     NotBuilt,
 )
-from edgefleet_controller.compile.registry import buildable, target_of
+from edgefleet_controller.compile.registry import buildable, host_variant, target_of
 from edgefleet_controller.compile.steps import (
     WORKER_ARGV,
     ChildSteps,
@@ -63,7 +63,7 @@ BuildProgress = Callable[[str, str, str, float, float], None]
 
 _STEPS_N = 4.0
 _SOURCE_VARIANT = "ort/cpu/fp32"
-_SOURCE, _SAMPLES, _CALIBRATION, _MODEL = "source.onnx", "samples.npz", "calibration.npz", "model.onnx"
+_SOURCE, _SAMPLES, _CALIBRATION = "source.onnx", "samples.npz", "calibration.npz"
 _SOURCE_OUTPUTS, _ARTIFACT_OUTPUTS = "source_outputs.npz", "artifact_outputs.npz"
 
 
@@ -207,14 +207,17 @@ class Builder:
         made = self._steps.build(_build_request(checked, variant, work))
         tell("running the source on its samples", 1)
         files = [
-            self._keep(work / _MODEL, FileRole.MODEL),
+            self._keep(_model_path(variant, work), FileRole.MODEL),
             self._file(checked.samples, _SAMPLES, FileRole.SAMPLES),
             self._file(self._source_outputs(checked, work), _SOURCE_OUTPUTS, FileRole.SOURCE_OUTPUTS),
         ]
         options: dict[str, OptionValue] = dict(made.options)
-        if target_of(parse_variant(variant)).check_on_host:
+        if made.rewrites:
+            options["rewrites"] = ", ".join(made.rewrites)
+        host = host_variant(parse_variant(variant))
+        if host is not None:
             tell("running the artifact on its samples", 2)
-            files.append(self._artifact_outputs(checked, variant, work))
+            files.append(self._artifact_outputs(checked, str(host), work, made))
             tell("comparing the two", 3)
             options["host_parity"] = self._host_parity(checked, variant, work)
         return _document(checked, variant, key, made, files, options)
@@ -228,22 +231,24 @@ class Builder:
         with locked(kept.with_suffix(".lock")):
             digest = kept.read_text(encoding="ascii") if kept.exists() else ""
             if not digest or not self._blobs.has(digest):
-                self._run(checked, _SOURCE_VARIANT, work / _SOURCE, path)
+                self._run(checked, _SOURCE_VARIANT, work / _SOURCE, path, None)
                 digest = self._blobs.put_file(path)
                 kept.write_text(digest, encoding="ascii")
         self._blobs.materialise(digest, path)
         return digest
 
-    def _artifact_outputs(self, checked: CheckedModel, variant: str, work: Path) -> ArtifactFile:
-        self._run(checked, variant, work / _MODEL, work / _ARTIFACT_OUTPUTS)
+    def _artifact_outputs(self, checked: CheckedModel, host: str, work: Path, made: BuildAnswer) -> ArtifactFile:
+        self._run(checked, host, _model_path(host, work), work / _ARTIFACT_OUTPUTS, made)
         return self._keep(work / _ARTIFACT_OUTPUTS, FileRole.ARTIFACT_OUTPUTS)
 
-    def _run(self, checked: CheckedModel, variant: str, model: Path, out: Path) -> None:
+    def _run(self, checked: CheckedModel, variant: str, model: Path, out: Path, made: BuildAnswer | None) -> None:
         job = OutputsJob(
             model=str(model),
             variant=variant,
             samples=str(out.with_name(_SAMPLES)),
             preprocess=checked.preprocess,
+            input_map=made.input_map if made is not None else {},
+            output_map=made.output_map if made is not None else {},
             out=str(out),
         )
         self._steps.outputs(job)
@@ -293,9 +298,14 @@ def _build_request(checked: CheckedModel, variant: str, work: Path) -> BuildRequ
         samples=str(work / _SAMPLES),
         calibration=str(work / _CALIBRATION),
         preprocess=checked.preprocess,
-        out=str(work / _MODEL),
+        out=str(_model_path(variant, work)),
         work_dir=str(scratch),
+        task=checked.task,
     )
+
+
+def _model_path(variant: str, work: Path) -> Path:
+    return work / f"model{target_of(parse_variant(variant)).suffix}"
 
 
 def _document(
@@ -317,11 +327,14 @@ def _document(
             inputs=tuple(_with_layout(spec, checked) for spec in made.inputs),
             outputs=made.outputs,
             preprocess=checked.preprocess,
+            input_map=made.input_map,
+            output_map=made.output_map,
         ),
         files=tuple(files),
         build_key=key,
         options=options,
         toolchain=dict(tool_versions()),
+        min_runtime=made.min_runtime,
         calibration=checked.calibration if calibrated else None,
     )
 

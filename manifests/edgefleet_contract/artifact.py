@@ -9,7 +9,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from edgefleet_contract.base import ByteCount, Digest, Name, Record, TensorName, digest_bytes
 from edgefleet_contract.variant import VariantName
@@ -92,12 +92,41 @@ class TensorSpec(Record):
     layout: Layout | None = None
 
 
+def _validate_axes(axes: tuple[int, ...]) -> tuple[int, ...]:
+    if sorted(axes) != list(range(len(axes))):
+        msg = f"axes are a permutation of 0 to {len(axes) - 1}, got {list(axes)}"
+        raise ValueError(msg)
+    return axes
+
+
+Axes = Annotated[tuple[int, ...], Field(max_length=8), AfterValidator(_validate_axes)]
+"""An order of axes, as numpy's `transpose` takes it."""
+
+
+class TensorMap(Record):
+    """How a tensor of the model file stands for one of the source model."""
+
+    name: TensorName
+    """The tensor's name in the model file."""
+    axes: Axes = ()
+    """Axis i of the file's tensor is axis `axes[i]` of the source's; empty: the same order."""
+
+
+TensorMaps = Annotated[dict[TensorName, TensorMap], Field(max_length=256)]
+"""The source's tensor name → how the model file holds it; a tensor left out has the same name and axes in both."""
+
+
 class IoContract(Record):
-    """What goes in and what comes out, and how raw samples are made into inputs."""
+    """What goes in and what comes out, as the source names and orders it, and how raw samples are made into inputs.
+
+    Where a conversion renamed or transposed tensors, `input_map` and `output_map` lead from the source's to the file's.
+    """
 
     inputs: tuple[TensorSpec, ...] = Field(min_length=1, max_length=64)
     outputs: tuple[TensorSpec, ...] = Field(min_length=1, max_length=256)
     preprocess: dict[TensorName, InputTransform] = {}
+    input_map: TensorMaps = {}
+    output_map: TensorMaps = {}
 
 
 class EvidenceLevel(str, Enum):

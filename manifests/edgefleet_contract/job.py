@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from edgefleet_contract.accept import Accept, Scenario
-from edgefleet_contract.artifact import InputTransform, TensorSpec
+from edgefleet_contract.artifact import InputTransform, TensorMaps, TensorSpec
 from edgefleet_contract.base import Reason, Record, TensorName
 from edgefleet_contract.evidence import (
     Conditions,
@@ -65,6 +65,8 @@ class OutputsJob(Record):
     samples: FilePath
     """`.npz` of raw samples by model input name."""
     preprocess: dict[TensorName, InputTransform] = {}
+    input_map: TensorMaps = {}
+    output_map: TensorMaps = {}
     out: FilePath
     """Where the `.npz` of outputs by name is written (beside, then renamed)."""
     test_runtimes: bool = False

@@ -36,6 +36,7 @@ NUMBERS = st.floats(0, 1e12, allow_nan=False).map(repr) | st.integers(0, 10**15)
 
 BY_VALIDATOR: dict[Callable[..., Any], Strategy] = {
     variant._validate: st.sampled_from(VARIANTS),
+    artifact._validate_axes: st.permutations(range(4)).map(list) | st.just([]),
     labels._validate: st.sampled_from(SELECTORS),
     units.parse_duration_s: st.builds("{}{}".format, NUMBERS, st.sampled_from(list(units.DURATION_S))),
     units.parse_duration_ms: st.builds("{} {}".format, NUMBERS, st.sampled_from(list(units.DURATION_MS))),

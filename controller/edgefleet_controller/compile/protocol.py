@@ -6,8 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from edgefleet_contract.artifact import InputTransform, TensorSpec
+from edgefleet_contract.artifact import EvidenceLevel, InputTransform, TensorMaps, TensorSpec
 from edgefleet_contract.base import ByteCount, Digest, Name, Reason, Record, TensorName
+from edgefleet_contract.coverage import Coverage
+from edgefleet_contract.evidence import Task
 from edgefleet_contract.job import FilePath
 from edgefleet_contract.variant import VariantName
 
@@ -91,6 +93,7 @@ class BuildRequest(Record):
     preprocess: dict[TensorName, InputTransform] = {}
     out: FilePath
     work_dir: FilePath
+    task: Task | None = None
 
 
 class BuildAnswer(Record):
@@ -98,9 +101,21 @@ class BuildAnswer(Record):
 
     kind: Literal["build"] = "build"
     inputs: tuple[TensorSpec, ...]
+    """As the source names and orders them, with the file's dtypes."""
     outputs: tuple[TensorSpec, ...]
+    input_map: TensorMaps = {}
+    output_map: TensorMaps = {}
     options: dict[str, OptionValue] = {}
     """How it was made, with every figure a choice was made by."""
+    rewrites: tuple[str, ...] = ()
+    """Rewrites applied to the source for this variant, in order: `name` or `name xN`."""
+    min_runtime: dict[str, str] = {}
+    """Runtime → lowest version that runs the file rightly."""
+    coverage: Coverage | None = None
+    """Where operators would run, where something on the builder can tell."""
+    level: EvidenceLevel | None = None
+    """How far the file was proven while it was made, where the builder cannot run it: `parsed-only` when the vendor's
+    parser accepted it, `built-not-executed` when the vendor's builder made it, `table-only` when rules alone say so."""
 
 
 class FaultAnswer(Record):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from edgefleet_contract.variant import Variant
 
@@ -21,25 +21,31 @@ class Target:
         engines: engines it builds for.
         precisions: precisions it makes.
         needs: what must be installed on the controller.
-        check_on_host: whether the controller's machine can run the result.
+        on_host: engine → engine the builder runs the result under, for the check against the source; an engine left
+            out is not run on the builder.
+        suffix: how the model file's name ends.
     """
 
     module: str
     engines: frozenset[str]
     precisions: frozenset[str]
     needs: tuple[str, ...] = ()
-    check_on_host: bool = True
+    on_host: Mapping[str, str] = field(default_factory=dict)
+    suffix: str = ".onnx"
 
 
 TARGETS: Mapping[str, Target] = {
     "ort": Target(
-        f"{_MODULES}.ort", frozenset({"cpu"}), frozenset({"fp32", "int8", "int8-dynamic"}), ("onnx", "onnxruntime")
+        f"{_MODULES}.ort",
+        frozenset({"cpu"}),
+        frozenset({"fp32", "int8", "int8-dynamic"}),
+        ("onnx", "onnxruntime"),
+        on_host={"cpu": "cpu"},
     ),
     "misbehave": Target(
         f"{_MODULES}.misbehave",
         frozenset({"segv", "hang", "oom", "garbage", "exit", "wrong"}),
         frozenset({"fp32"}),
-        check_on_host=False,
     ),
 }
 
@@ -53,6 +59,12 @@ _NOT_YET: Mapping[str, str] = {
 def target_of(variant: Variant) -> Target:
     """Return the target that builds a variant; `buildable` must have said it can. Raises KeyError otherwise."""
     return TARGETS[variant.runtime]
+
+
+def host_variant(variant: Variant) -> Variant | None:
+    """Return the variant the builder runs an artifact as, for the check against its source; None: it cannot."""
+    engine = target_of(variant).on_host.get(variant.engine)
+    return variant._replace(engine=engine) if engine is not None else None
 
 
 def buildable(variant: Variant, *, test_runtimes: bool | None = None) -> str | None:
