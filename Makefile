@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help setup demo test fuzz check format lint types layers bench lock schema clean
+.PHONY: help setup demo test test-slow fuzz check format lint types layers bench lock schema clean
 
 help:  ## Say what can be made.
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,11 +28,14 @@ demo: setup  ## Bring two real models to this machine and prove them there.
 	@echo
 	@echo "Next, from this folder:  $(BIN)/fleet status   $(BIN)/fleet evidence   $(BIN)/fleet health"
 
-test: setup  ## Run the whole test suite.
-	$(BIN)/python -m pytest
+test: setup  ## Run the whole test suite, but for the large corpora.
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: setup  ## Run the large corpora: every ONNX node test, a thousand kills.
+	$(BIN)/python -m pytest -m slow
 
 fuzz: setup  ## Search for new failing examples of the property tests.
-	$(BIN)/python -m pytest --hypothesis-profile=search -m "not e2e and not faults"
+	$(BIN)/python -m pytest --hypothesis-profile=search -m "not e2e and not faults and not slow"
 
 # CI runs `make test check` in one call, so the tests run once.
 check: lint types layers test  ## Run format and lint checks, types, layers and tests.
