@@ -11,11 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from edgefleet_contract.artifact import ArtifactDocument, ArtifactFile, FileRole, IoContract, TensorSpec
+from edgefleet_contract.artifact import ArtifactDocument, ArtifactFile, FileRole
 from edgefleet_contract.base import clip_reason, hex_of
 from edgefleet_contract.desired import Candidate
 from edgefleet_contract.evidence import ParityVerdict, Verdict
-from edgefleet_contract.job import CompareJob, OutputsJob
+from edgefleet_contract.job import CompareAnswer, CompareJob, OutputsJob
 from edgefleet_contract.manifest import ModelSpec
 from edgefleet_contract.report import Tried
 from edgefleet_contract.variant import parse_variant
@@ -23,9 +23,10 @@ from edgefleet_controller.api import FileRef
 from edgefleet_controller.blobs import BlobStore
 from edgefleet_controller.compile import archive
 from edgefleet_controller.compile.check import Checker
+from edgefleet_controller.compile.document import COVERAGE_FILE, make_document, not_run, ran
 from edgefleet_controller.compile.key import build_key, check_key, tool_versions
 from edgefleet_controller.compile.locks import locked
-from edgefleet_controller.compile.protocol import BuildAnswer, BuildRequest, OptionValue
+from edgefleet_controller.compile.protocol import BuildAnswer, BuildRequest
 from edgefleet_controller.compile.records import (
     BuildCache,
     BuildRecord,
@@ -112,6 +113,7 @@ class Builder:
             calibration=checked.calibration,
             preprocess=checked.preprocess,
             task=checked.task.value if checked.task else None,
+            license=checked.license,
             variant=variant,
             tools=tool_versions(),
         )
@@ -211,16 +213,18 @@ class Builder:
             self._file(checked.samples, _SAMPLES, FileRole.SAMPLES),
             self._file(self._source_outputs(checked, work), _SOURCE_OUTPUTS, FileRole.SOURCE_OUTPUTS),
         ]
-        options: dict[str, OptionValue] = dict(made.options)
-        if made.rewrites:
-            options["rewrites"] = ", ".join(made.rewrites)
         host = host_variant(parse_variant(variant))
-        if host is not None:
+        if host is None:
+            host_check = not_run(variant, made)
+        else:
             tell("running the artifact on its samples", 2)
-            files.append(self._artifact_outputs(checked, str(host), work, made))
+            files.append(self._artifact_outputs(checked, variant, str(host), work, made))
             tell("comparing the two", 3)
-            options["host_parity"] = self._host_parity(checked, variant, work)
-        return _document(checked, variant, key, made, files, options)
+            host_check = ran(variant, str(host), self._host_parity(checked, variant, work))
+        if made.coverage is not None:
+            (work / COVERAGE_FILE).write_bytes(made.coverage.canonical_json())
+            files.append(self._keep(work / COVERAGE_FILE, FileRole.COVERAGE))
+        return make_document(checked, variant, key=key, made=made, files=files, host_check=host_check)
 
     def _source_outputs(self, checked: CheckedModel, work: Path) -> str:
         """Return the blob of the source's outputs, made once for all variants; it lies in `work` afterwards."""
@@ -237,8 +241,10 @@ class Builder:
         self._blobs.materialise(digest, path)
         return digest
 
-    def _artifact_outputs(self, checked: CheckedModel, host: str, work: Path, made: BuildAnswer) -> ArtifactFile:
-        self._run(checked, host, _model_path(host, work), work / _ARTIFACT_OUTPUTS, made)
+    def _artifact_outputs(
+        self, checked: CheckedModel, variant: str, host: str, work: Path, made: BuildAnswer
+    ) -> ArtifactFile:
+        self._run(checked, host, _model_path(variant, work), work / _ARTIFACT_OUTPUTS, made)
         return self._keep(work / _ARTIFACT_OUTPUTS, FileRole.ARTIFACT_OUTPUTS)
 
     def _run(self, checked: CheckedModel, variant: str, model: Path, out: Path, made: BuildAnswer | None) -> None:
@@ -256,8 +262,8 @@ class Builder:
         out.unlink()
         out.write_bytes(canonical)
 
-    def _host_parity(self, checked: CheckedModel, variant: str, work: Path) -> str:
-        """Return the verdict; a failing one is a `StepError`, so the artifact goes nowhere."""
+    def _host_parity(self, checked: CheckedModel, variant: str, work: Path) -> CompareAnswer:
+        """Return the comparison; a failing one is a `StepError`, so the artifact goes nowhere."""
         precision = parse_variant(variant).precision
         job = CompareJob.model_validate(
             {
@@ -275,7 +281,7 @@ class Builder:
             message = f"parity with the source failed on the builder{check}: {answer.reason or 'no reason given'}"
             command = Command(WORKER_ARGV, job.model_dump_json().encode())
             raise StepError(Verdict.BUILD_FAILED, clip_reason(message), command, lasting=True)
-        return str(answer.verdict.value)
+        return answer
 
     def _keep(self, path: Path, role: FileRole) -> ArtifactFile:
         return self._file(self._blobs.put_file(path), path.name, role)
@@ -306,42 +312,6 @@ def _build_request(checked: CheckedModel, variant: str, work: Path) -> BuildRequ
 
 def _model_path(variant: str, work: Path) -> Path:
     return work / f"model{target_of(parse_variant(variant)).suffix}"
-
-
-def _document(
-    checked: CheckedModel,
-    variant: str,
-    key: str,
-    made: BuildAnswer,
-    files: Sequence[ArtifactFile],
-    options: dict[str, OptionValue],
-) -> ArtifactDocument:
-    calibrated = "calibration" in options
-    if calibrated:
-        options["calibration_overlaps_samples"] = checked.samples_record.calibration_overlaps
-    return ArtifactDocument(
-        model=checked.name,
-        variant=variant,
-        source=checked.source,
-        io=IoContract(
-            inputs=tuple(_with_layout(spec, checked) for spec in made.inputs),
-            outputs=made.outputs,
-            preprocess=checked.preprocess,
-            input_map=made.input_map,
-            output_map=made.output_map,
-        ),
-        files=tuple(files),
-        build_key=key,
-        options=options,
-        toolchain=dict(tool_versions()),
-        min_runtime=made.min_runtime,
-        calibration=checked.calibration if calibrated else None,
-    )
-
-
-def _with_layout(spec: TensorSpec, checked: CheckedModel) -> TensorSpec:
-    transform = checked.preprocess.get(spec.name)
-    return spec.model_copy(update={"layout": transform.layout}) if transform is not None else spec
 
 
 def _record(

@@ -11,7 +11,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
-from edgefleet_contract.base import ByteCount, Digest, Name, Record, TensorName, digest_bytes
+from edgefleet_contract.base import ByteCount, Digest, Name, Reason, Record, Share, TensorName, digest_bytes
+from edgefleet_contract.coverage import CoverageSource, OperatorCount
 from edgefleet_contract.variant import VariantName
 
 MAX_ARTIFACT_FILES = 64
@@ -41,6 +42,8 @@ class FileRole(str, Enum):
     """`.npz`: outputs of the fp32 source on the samples, on the builder."""
     ARTIFACT_OUTPUTS = "artifact-outputs"
     """`.npz`: outputs of this artifact on the samples, on the builder's reference runtime."""
+    COVERAGE = "coverage"
+    """`coverage.json`: where each operator would run, and who says so."""
 
 
 class ArtifactFile(Record):
@@ -140,6 +143,52 @@ class EvidenceLevel(str, Enum):
     SIMULATED = "simulated"
 
 
+class HostCheck(Record):
+    """Parity with the source on the builder, before anything is sent. A check that fails leaves no artifact."""
+
+    level: EvidenceLevel
+    """`executed-on-device` where the builder ran the very variant, `emulated` where it ran the same file on another
+    engine (numerics real, placement not), else how far the file was proven without running it."""
+    ran_as: VariantName | None = None
+    verdict: Literal["pass", "weak"] | None = None
+    n_samples: Annotated[int, Field(ge=0, le=2**53 - 1)] = 0
+    agreement: Share | None = None
+    worst_sqnr_db: float | None = None
+    metric_reference: float | None = None
+    metric_measured: float | None = None
+    reason: Reason | None = None
+    """Why it was not run, or why the verdict is weak."""
+
+
+class CoverageSummary(Record):
+    """Coverage in numbers; operator by operator it stands in the file with role `coverage`."""
+
+    source: CoverageSource
+    source_version: str = Field(max_length=128)
+    accelerator_n: OperatorCount
+    cpu_n: OperatorCount
+    unsupported_n: OperatorCount
+    first_blocking: str | None = Field(default=None, max_length=1024)
+    """The first operator that does not run on the accelerator, with its reason."""
+
+
+class Material(Record):
+    """One input of a build, by name and content."""
+
+    name: str = Field(max_length=64)
+    digest: Digest
+
+
+class Provenance(Record):
+    """Who made an artifact from what, in the terms of SLSA provenance v1."""
+
+    build_type: Literal["edgefleet/build/v1"] = "edgefleet/build/v1"
+    materials: tuple[Material, ...] = Field(max_length=16)
+    """SLSA's resolvedDependencies: source, samples, calibration."""
+    license: str | None = Field(default=None, max_length=128)
+    """The model's licence as its manifest states it: an SPDX expression; None where it does not."""
+
+
 class ArtifactDocument(Record):
     """The content of `artifact.json`: identity, files, I/O contract, and how it was made."""
 
@@ -160,6 +209,11 @@ class ArtifactDocument(Record):
     min_runtime: dict[str, str] = {}
     """Runtime → lowest version that runs it rightly."""
     calibration: Digest | None = None
+    rewrites: tuple[Annotated[str, Field(max_length=128)], ...] = Field(default=(), max_length=64)
+    """Rewrites applied to the source for this variant, in order."""
+    host_check: HostCheck | None = None
+    coverage: CoverageSummary | None = None
+    provenance: Provenance | None = None
 
     @model_validator(mode="after")
     def _files_are_distinct_and_bounded(self) -> ArtifactDocument:

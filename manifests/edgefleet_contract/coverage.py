@@ -11,6 +11,7 @@ from edgefleet_contract.base import Reason, Record
 
 MAX_OPERATORS = 100_000
 
+OperatorCount = Annotated[int, Field(ge=0, le=MAX_OPERATORS)]
 OperatorIndex = Annotated[int, Field(ge=0, le=MAX_OPERATORS - 1)]
 
 

@@ -82,6 +82,8 @@ class ModelSpec(Record):
     dynamic: dict[TensorName, dict[str, tuple[int, int, int]]] = {}
     """Input → axis name → smallest, usual and largest size."""
     task: Task | None = None
+    license: Annotated[str, StringConstraints(min_length=1, max_length=128)] | None = None
+    """The model's licence, as an SPDX expression; it goes into every artifact made of it."""
 
 
 class ClassSpec(Record):

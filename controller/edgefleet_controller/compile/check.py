@@ -66,7 +66,7 @@ class Checker:
     def _key(
         self, name: str, spec: ModelSpec, preprocess: Mapping[str, InputTransform], files: Mapping[str, FileRef]
     ) -> str:
-        described = spec.model_dump(mode="json", include={"samples", "calibration", "metric", "task"})
+        described = spec.model_dump(mode="json", include={"samples", "calibration", "metric", "task", "license"})
         contents = {path: _file(name, path, files).digest for path in _paths(spec)}
         transforms = {each: transform.model_dump(mode="json") for each, transform in preprocess.items()}
         parts = {"model": name, "spec": described, "preprocess": transforms, "source": spec.source, "files": contents}
@@ -112,6 +112,7 @@ class Checker:
                 samples_record=answer.samples,
                 preprocess=preprocess,
                 task=spec.task,
+                license=spec.license,
             )
 
     def _samples(self, name: str, spec: SamplesSpec, dest: Path, files: Mapping[str, FileRef]) -> SamplesFile:

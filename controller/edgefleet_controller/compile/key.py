@@ -42,6 +42,7 @@ def build_key(
     calibration: str,
     preprocess: Mapping[str, InputTransform],
     task: str | None,
+    license: str | None,  # noqa: A002 - the field's name
     variant: str,
     tools: Mapping[str, str],
 ) -> str:
@@ -56,6 +57,7 @@ def build_key(
                 "calibration": calibration,
                 "preprocess": {name: transform.model_dump(mode="json") for name, transform in preprocess.items()},
                 "task": task,
+                "license": license,
                 "variant": variant,
                 "tools": dict(tools),
             }

@@ -27,6 +27,7 @@ class CheckedModel(Record):
     samples_record: SamplesRecord
     preprocess: dict[TensorName, InputTransform] = {}
     task: Task | None = None
+    license: str | None = None
 
     @property
     def source(self) -> str:

@@ -65,6 +65,7 @@ PARTS: dict[str, Any] = {
     "samples": "sha256:2",
     "calibration": "sha256:3",
     "preprocess": {"x": InputTransform()},
+    "license": None,
     "task": None,
     "variant": "ort/cpu/int8",
     "tools": {"onnx": "1"},

@@ -1,0 +1,124 @@
+"""An artifact's document: what a build came to, in the words of the contract. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from edgefleet_contract.artifact import (
+    ArtifactDocument,
+    ArtifactFile,
+    CoverageSummary,
+    EvidenceLevel,
+    HostCheck,
+    IoContract,
+    Material,
+    Provenance,
+    TensorSpec,
+)
+from edgefleet_contract.coverage import Coverage, Placed
+from edgefleet_contract.evidence import ParityVerdict
+from edgefleet_contract.job import CompareAnswer
+from edgefleet_controller.compile.key import tool_versions
+from edgefleet_controller.compile.protocol import BuildAnswer
+from edgefleet_controller.compile.records import CheckedModel
+
+COVERAGE_FILE = "coverage.json"
+
+
+def make_document(
+    checked: CheckedModel,
+    variant: str,
+    *,
+    key: str,
+    made: BuildAnswer,
+    files: Sequence[ArtifactFile],
+    host_check: HostCheck,
+) -> ArtifactDocument:
+    """Return the document of a build.
+
+    Args:
+        checked: the model and its samples.
+        variant: what was built.
+        key: the build key.
+        made: what the compile step answered.
+        files: the artifact's files.
+        host_check: how it compared with its source here.
+    """
+    options = dict(made.options)
+    calibrated = "calibration" in options
+    if calibrated:
+        options["calibration_overlaps_samples"] = checked.samples_record.calibration_overlaps
+    return ArtifactDocument(
+        model=checked.name,
+        variant=variant,
+        source=checked.source,
+        io=IoContract(
+            inputs=tuple(_with_layout(spec, checked) for spec in made.inputs),
+            outputs=made.outputs,
+            preprocess=checked.preprocess,
+            input_map=made.input_map,
+            output_map=made.output_map,
+        ),
+        files=tuple(files),
+        build_key=key,
+        options=options,
+        toolchain=dict(tool_versions()),
+        min_runtime=made.min_runtime,
+        calibration=checked.calibration if calibrated else None,
+        rewrites=made.rewrites,
+        host_check=host_check,
+        coverage=None if made.coverage is None else summarise(made.coverage),
+        provenance=_provenance(checked, calibrated=calibrated),
+    )
+
+
+def not_run(variant: str, made: BuildAnswer) -> HostCheck:
+    """Return the check of an artifact that nothing on the builder can run."""
+    return HostCheck(
+        level=made.level or EvidenceLevel.BUILT_NOT_EXECUTED,
+        reason=f"the builder has nothing that runs {variant}; the device proves it",
+    )
+
+
+def ran(variant: str, ran_as: str, answer: CompareAnswer) -> HostCheck:
+    """Return the check of an artifact that ran on the builder and did not fail."""
+    metric = answer.parity.metric
+    return HostCheck(
+        level=EvidenceLevel.EXECUTED_ON_DEVICE if ran_as == variant else EvidenceLevel.EMULATED,
+        ran_as=ran_as,
+        verdict="weak" if answer.verdict is ParityVerdict.WEAK else "pass",
+        n_samples=answer.parity.n_samples,
+        agreement=answer.parity.agreement,
+        worst_sqnr_db=answer.parity.worst_sqnr_db,
+        metric_reference=metric.reference if metric else None,
+        metric_measured=metric.measured if metric else None,
+        reason=answer.reason,
+    )
+
+
+def summarise(coverage: Coverage) -> CoverageSummary:
+    """Return a coverage report in numbers."""
+    counts, first = coverage.counts, coverage.first_blocking
+    blocking = (
+        None if first is None else f"{first.index} {first.type} {first.name}: {first.reason or first.placed.value}"
+    )
+    return CoverageSummary(
+        source=coverage.source,
+        source_version=coverage.source_version,
+        accelerator_n=counts[Placed.ACCELERATOR.value],
+        cpu_n=counts[Placed.CPU.value],
+        unsupported_n=counts[Placed.UNSUPPORTED.value],
+        first_blocking=None if blocking is None else blocking[:1024],
+    )
+
+
+def _provenance(checked: CheckedModel, *, calibrated: bool) -> Provenance:
+    materials = [Material(name="source", digest=checked.source), Material(name="samples", digest=checked.samples)]
+    if calibrated:
+        materials.append(Material(name="calibration", digest=checked.calibration))
+    return Provenance(materials=tuple(materials), license=checked.license)
+
+
+def _with_layout(spec: TensorSpec, checked: CheckedModel) -> TensorSpec:
+    transform = checked.preprocess.get(spec.name)
+    return spec.model_copy(update={"layout": transform.layout}) if transform is not None else spec
