@@ -84,7 +84,8 @@ def test_an_artifact_names_all_that_makes_it(bench: Any, checked: CheckedModel) 
     assert document.source == checked.source
     assert document.build_key == bench.builder.key(checked, "ort/cpu/int8")
     assert document.calibration == checked.calibration
-    assert document.host_check is not None and document.host_check.verdict == "pass"
+    assert document.host_check is not None
+    assert document.host_check.verdict == "pass"
     assert document.options["calibration_overlaps_samples"] is False
     assert document.toolchain["onnxruntime"]
     assert built.candidate.total_bytes == document.total_bytes
@@ -157,7 +158,8 @@ def test_failing_parity_is_a_failed_build_and_nothing_is_pushed(
 def test_weak_parity_is_an_artifact_that_says_so(bench: Any, checked: CheckedModel, fake: FakeSteps) -> None:
     fake.parity = ParityVerdict.WEAK
     check = bench.builder.build(checked, "ort/cpu/int8").document.host_check
-    assert check is not None and check.verdict == "weak"
+    assert check is not None
+    assert check.verdict == "weak"
 
 
 def test_a_failure_the_inputs_decide_is_remembered(bench: Any, checked: CheckedModel, fake: FakeSteps) -> None:
