@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from edgefleet_contract.errors import UserInputError
 from edgefleet_controller.cli import output
 from edgefleet_controller.cli.errors import build
-from edgefleet_controller.cli.options import duration_s
+from edgefleet_controller.cli.options import duration_s, existing_file, preprocess_of
 from edgefleet_controller.cli.output import FormatOption
 
 if TYPE_CHECKING:
@@ -69,14 +67,14 @@ def compare(
 
     job = build(
         CompareJob,
-        reference=_file(reference, "REFERENCE"),
-        candidate=_file(candidate, "CANDIDATE"),
-        samples=_file(samples, "--samples") if samples else None,
+        reference=existing_file(reference, "REFERENCE"),
+        candidate=existing_file(candidate, "CANDIDATE"),
+        samples=existing_file(samples, "--samples") if samples else None,
         labels_key=labels_key,
         precision=precision,
         task=task,
         same_artifact=same_artifact,
-        preprocess=_preprocess(preprocess_from),
+        preprocess=preprocess_of(preprocess_from),
     )
     settings: Settings = ctx.obj
     answer = run_job(settings, job, CompareAnswer, timeout_s=COMPARE_TIMEOUT_S, doing="comparing")
@@ -114,51 +112,13 @@ def bench(
     )
     job = build(
         BenchJob,
-        model=_file(model, "MODEL"),
-        samples=_file(samples, "--samples"),
+        model=existing_file(model, "MODEL"),
+        samples=existing_file(samples, "--samples"),
         latency=budget,
-        preprocess=_preprocess(preprocess_from),
+        preprocess=preprocess_of(preprocess_from),
     )
     settings: Settings = ctx.obj
     # The run may go on to 4 times its duration to reach the smallest sample (LatencyBudget).
     timeout_s = 4 * wanted_s + BENCH_MARGIN_S
     answer = run_job(settings, job, BenchAnswer, timeout_s=timeout_s, doing=f"measuring for {duration}")
     output.emit(benchmark(answer, model.name), form, lambda console: draw_benchmark(console, answer, model.name))
-
-
-def _file(path: Path, what: str) -> str:
-    """Return an existing, readable file as an absolute path. Raises UserInputError naming the argument."""
-    if not path.is_file():
-        kind = "not a file" if path.exists() else "no such file"
-        raise UserInputError(f"{what}: {kind}: {path}")
-    if not os.access(path, os.R_OK):
-        raise UserInputError(f"{what}: cannot be read: {path}", next_step="check its permissions")
-    return str(path.resolve())
-
-
-def _preprocess(given: str | None) -> object:
-    """Return the preprocessing a manifest declares for a model; empty when none was asked for."""
-    if given is None:
-        return {}
-    from edgefleet_controller.load import load_manifest
-
-    file, name = split_model(given)
-    models = load_manifest(Path(file)).manifest.models
-    if name is None and len(models) > 1:
-        msg = f"--preprocess-from {given}: the manifest has {len(models)} models: {', '.join(models)}"
-        raise UserInputError(msg, next_step=f"name one: --preprocess-from {given}:{next(iter(models))}")
-    name = name or next(iter(models))
-    if name not in models:
-        raise UserInputError(f"--preprocess-from {given}: no model {name!r}; there are: {', '.join(models)}")
-    declared = models[name].preprocess
-    if isinstance(declared, str):
-        raise UserInputError(f"--preprocess-from {given}: {declared!r} is a function, which is not supported yet")
-    return declared
-
-
-def split_model(text: str) -> tuple[str, str | None]:
-    """Take `MANIFEST[:MODEL]` apart; a colon in the file's own name is kept when such a file exists."""
-    if Path(text).is_file() or ":" not in text:
-        return text, None
-    file, _, name = text.rpartition(":")
-    return file, name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -23,3 +24,41 @@ def duration_s(text: str, option: str) -> float:
     except ValueError as error:
         msg = f"{option} {text[:64]!r}: {error}"
         raise UserInputError(msg) from error
+
+
+def existing_file(path: Path, what: str) -> str:
+    """Return an existing, readable file as an absolute path. Raises UserInputError naming the argument."""
+    if not path.is_file():
+        kind = "not a file" if path.exists() else "no such file"
+        raise UserInputError(f"{what}: {kind}: {path}")
+    if not os.access(path, os.R_OK):
+        raise UserInputError(f"{what}: cannot be read: {path}", next_step="check its permissions")
+    return str(path.resolve())
+
+
+def preprocess_of(given: str | None) -> object:
+    """Return the preprocessing a manifest declares for a model; empty when none was asked for."""
+    if given is None:
+        return {}
+    from edgefleet_controller.load import load_manifest
+
+    file, name = split_model(given)
+    models = load_manifest(Path(file)).manifest.models
+    if name is None and len(models) > 1:
+        msg = f"--preprocess-from {given}: the manifest has {len(models)} models: {', '.join(models)}"
+        raise UserInputError(msg, next_step=f"name one: --preprocess-from {given}:{next(iter(models))}")
+    name = name or next(iter(models))
+    if name not in models:
+        raise UserInputError(f"--preprocess-from {given}: no model {name!r}; there are: {', '.join(models)}")
+    declared = models[name].preprocess
+    if isinstance(declared, str):
+        raise UserInputError(f"--preprocess-from {given}: {declared!r} is a function, which is not supported yet")
+    return declared
+
+
+def split_model(text: str) -> tuple[str, str | None]:
+    """Take `MANIFEST[:MODEL]` apart; a colon in the file's own name is kept when such a file exists."""
+    if Path(text).is_file() or ":" not in text:
+        return text, None
+    file, _, name = text.rpartition(":")
+    return file, name

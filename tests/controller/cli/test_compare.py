@@ -17,7 +17,8 @@ from edgefleet_contract.evidence import (
     Task,
 )
 from edgefleet_contract.job import BenchAnswer, ClaimedPrecision, CompareAnswer, ErrorAnswer
-from edgefleet_controller.cli.compare import PrecisionChoice, ScenarioChoice, TaskChoice, split_model
+from edgefleet_controller.cli.compare import PrecisionChoice, ScenarioChoice, TaskChoice
+from edgefleet_controller.cli.options import split_model
 from edgefleet_hil.scripted import Cli, FakeBackend
 
 
