@@ -71,9 +71,10 @@ def _is_npz(path: Path) -> bool:
 
 
 def _load_outputs(job: CompareJob) -> Pair:
-    """Return both files' outputs; labels may stand in either."""
+    """Return both files' outputs; labels may stand in either, or in the samples both were run on."""
     left, right = load_arrays(Path(job.reference)), load_arrays(Path(job.candidate))
-    labels = [found for side in (left, right) if (found := side.pop(job.labels_key, None)) is not None]
+    sides = [left, right] if job.samples is None else [left, right, load_arrays(Path(job.samples))]
+    labels = [found for side in sides if (found := side.pop(job.labels_key, None)) is not None]
     if not left or not right:
         msg = f"a file holds no outputs beside {job.labels_key!r}"
         raise SamplesError(msg)
