@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -14,6 +14,8 @@ from edgefleet_contract.variant import VariantName
 
 Count = Annotated[int, Field(ge=0, le=2**53 - 1)]
 Ms = Annotated[float, Field(ge=0.0)]
+Millijoules = Annotated[float, Field(ge=0.0)]
+RailName = Annotated[str, Field(max_length=128)]
 
 
 class Task(str, Enum):
@@ -165,15 +167,53 @@ class EnergyStatus(str, Enum):
     """Whether energy was measured."""
 
     MEASURED = "measured"
+    MODELLED = "modelled"
+    """Measured on rails that feed only a part of the device, or whose unit had to be inferred: fit to compare variants
+    on one device, not to be held against a limit."""
     UNMEASURED = "unmeasured"
 
 
 class EnergyResult(Record):
-    """Energy per inference, or why there is none. Never a guess."""
+    """Energy per inference, or why there is none. Never a guess.
+
+    Intervals are 95 % intervals of the sampling, the sensor's staleness and the drift of the idle draw; the sensor's
+    own calibration is not in them.
+    """
 
     status: EnergyStatus
     reason: Reason | None = None
     per_inference_mj: Annotated[float, Field(ge=0)] | None = None
+    """Net of the idle draw."""
+    ci95_per_inference_mj: tuple[Millijoules, Millijoules] | None = None
+    gross_per_inference_mj: Millijoules | None = None
+    """With the idle draw."""
+    ci95_gross_per_inference_mj: tuple[Millijoules, Millijoules] | None = None
+    gross_j: Annotated[float, Field(ge=0)] | None = None
+    """All energy of the load window."""
+    net_j: float | None = None
+    """`gross_j` less the idle draw over the same time."""
+    ci95_net_j: tuple[float, float] | None = None
+    load_w: float | None = None
+    """Mean power over the load window."""
+    idle_before_w: float | None = None
+    idle_after_w: float | None = None
+    n: Count | None = None
+    """Inferences in the load window."""
+    duration_s: Annotated[float, Field(ge=0)] | None = None
+    """Length of the load window."""
+    sensor: str | None = Field(default=None, max_length=256)
+    rails: tuple[RailName, ...] = Field(default=(), max_length=64)
+    """The rails that were added up."""
+    scope: str | None = Field(default=None, max_length=128)
+    """What these rails feed."""
+    kind: Literal["counter", "average", "instant", "mixed"] | None = None
+    readings_n: Count | None = None
+    rate_hz: Annotated[float, Field(ge=0)] | None = None
+    """Readings a second in the load window."""
+    leaves_out: Reason | None = None
+    """What the device draws that these rails do not see."""
+    proven_on: Reason | None = None
+    """On what this way of reading has been proven; users must know when it never ran on hardware."""
 
 
 class PlacementResult(Record):
