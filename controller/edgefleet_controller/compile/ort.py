@@ -43,7 +43,7 @@ def _fp32(request: BuildRequest, model: onnx.ModelProto, inputs: Inputs) -> Made
 
 
 def _int8(request: BuildRequest, model: onnx.ModelProto, inputs: Inputs) -> Made:  # noqa: ARG001 - one shape for all
-    chosen = calibrate.quantize_best(request, inputs)
+    chosen = calibrate.quantize(request, inputs)
     return onnx.load(chosen.path), chosen.options
 
 

@@ -87,7 +87,7 @@ def test_int8_computes_the_same_fused_and_unfused(build: Build, tmp_path: Path) 
 
 def test_int8_keeps_the_best_method_with_the_figures_it_was_chosen_by(build: Build) -> None:
     _, answer = build(convolutions(), "ort/cpu/int8")
-    scores = {name: answer.options[f"{name}_sqnr_db"] for name in ("minmax", "percentile", "entropy")}
+    scores = {name: answer.options[f"{name}_sqnr_db"] for name in ("minmax", "percentile", "entropy", "mse")}
     assert answer.options["calibration"] == max(scores, key=lambda name: float(scores[name]))
     assert answer.options["calibration_samples_n"] == answer.options["judged_on_samples_n"] == 12
 

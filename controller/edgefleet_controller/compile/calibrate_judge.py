@@ -1,0 +1,103 @@
+"""Judge candidates on golden samples against the source."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from edgefleet_contract.artifact import TensorSpec
+from edgefleet_controller.compile import npz, preprocess, session
+from edgefleet_controller.compile.npz import Array, Arrays
+from edgefleet_controller.compile.protocol import BuildRequest
+from edgefleet_controller.compile.samples import LABELS
+from edgefleet_controller.compile.split import Indices
+
+JUDGE_MAX_N = 256
+_METRIC_NOISE = 0.005
+"""A loss of top-1 up to this is chance on a few hundred samples: among such candidates the noise decides."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """How a candidate did on the judging samples.
+
+    Attributes:
+        sqnr_db: signal to noise over all outputs and samples, in dB.
+        median_db: the same of the median sample.
+        agreement: share of samples with the source's decision; None where outputs are no classes.
+        top1: share of right classes; None without labels.
+        drop: how much top-1 fell against the source; 0 without labels.
+    """
+
+    sqnr_db: float
+    median_db: float
+    agreement: float | None
+    top1: float | None
+    drop: float
+
+    @property
+    def rank(self) -> tuple[float, float]:
+        """Return what the best is chosen by: a loss of the metric beyond chance first, then the noise."""
+        return (-round(max(0.0, self.drop - _METRIC_NOISE), 6), self.sqnr_db)
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Golden samples with the source's outputs on them."""
+
+    feeds: list[Arrays]
+    reference: list[Array]
+    labels: Indices | None
+    names: tuple[str, ...]
+
+    def run(self, model: Path | bytes, *, optimise: bool = True) -> list[Array]:
+        """Return a candidate's outputs on all samples."""
+        return session.Session(model, optimise=optimise).run_all(self.feeds)
+
+    def score(self, outputs: Sequence[Array]) -> Score:
+        """Compare outputs with the source's."""
+        top1, wanted = self._top1(outputs), self._top1(self.reference)
+        return Score(
+            sqnr_db=session.sqnr_db(self.reference, outputs),
+            median_db=_median_db(self.reference, outputs),
+            agreement=_agreement(self.reference[0], outputs[0]),
+            top1=top1,
+            drop=0.0 if top1 is None or wanted is None else max(0.0, wanted - top1),
+        )
+
+    def _top1(self, outputs: Sequence[Array]) -> float | None:
+        chosen = _decisions(outputs[0])
+        return None if self.labels is None or chosen is None else float(np.mean(chosen == self.labels))
+
+
+def open_judge(request: BuildRequest, inputs: tuple[TensorSpec, ...], limit_n: int = JUDGE_MAX_N) -> Judge:
+    """Return the judge of a build: up to `limit_n` golden samples, evenly spread: files are often sorted by class."""
+    arrays = npz.read(Path(request.samples))
+    count_n = len(next(iter(arrays.values())))
+    places = np.unique(np.linspace(0, count_n - 1, min(count_n, limit_n)).astype(np.int64))
+    golden = {name: array[places] for name, array in arrays.items()}
+    feeds = list(preprocess.batches(golden, inputs, request.preprocess))
+    source = session.open_source(Path(request.source))
+    return Judge(feeds, source.run_all(feeds), golden.get(LABELS), source.output_names)
+
+
+def _decisions(scores: Array) -> Array | None:
+    """Return the class of each sample, or None where there is not one row of float scores a sample."""
+    flat = scores.reshape(len(scores), -1)
+    row_shape = scores.shape[1:-1]
+    if scores.dtype.kind != "f" or flat.shape[1] < 2 or any(size != 1 for size in row_shape):
+        return None
+    return np.asarray(flat.argmax(axis=1))
+
+
+def _agreement(reference: Array, candidate: Array) -> float | None:
+    wanted, got = _decisions(reference), _decisions(candidate)
+    return None if wanted is None or got is None else float(np.mean(wanted == got))
+
+
+def _median_db(reference: Sequence[Array], candidate: Sequence[Array]) -> float:
+    each = [session.sqnr_db([a[i] for a in reference], [b[i] for b in candidate]) for i in range(len(reference[0]))]
+    return float(np.median(each))
