@@ -25,7 +25,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from edgefleet_contract.artifact import TensorSpec
 from edgefleet_controller.compile import npz, preprocess, session
 from edgefleet_controller.compile.calibrate_judge import Judge, Score, open_judge
-from edgefleet_controller.compile.calibrate_qdq import QdqLayout, layout_words, write_qdq
+from edgefleet_controller.compile.calibrate_qdq import QdqLayout, is_symmetric, layout_words, write_qdq
 from edgefleet_controller.compile.calibrate_ranges import METHODS, Observed, Ranges, observe, ranges_by
 from edgefleet_controller.compile.fault import CompileFaultError
 from edgefleet_controller.compile.npz import Arrays
@@ -143,7 +143,7 @@ def by_methods(measured: Measured, tag: str = "int8") -> list[Scored]:
 
 
 def _quantize(measured: Measured, method: str, tag: str) -> Scored:
-    ranges = ranges_by(method, measured.seen)
+    ranges = ranges_by(method, measured.seen, symmetric=is_symmetric(measured.layout))
     out = measured.work_dir / f"{tag}-{method}.onnx"
     with quantisation_faults():
         onnx.save(write_qdq(measured.model, ranges, measured.layout), out)

@@ -61,10 +61,21 @@ _SETTINGS: Mapping[QdqLayout, _Settings] = {
     QdqLayout.TENSORRT: _Settings(
         QuantType.QInt8,
         False,
-        {"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False},
+        {
+            "ActivationSymmetric": True,
+            "WeightSymmetric": True,
+            "QuantizeBias": False,
+            # Rounding before an activation would keep TensorRT from fusing the two, and spend levels on what it cuts.
+            "OpTypesToExcludeOutputQuantization": list(_TENSORRT_OPERATORS),
+        },
         "qdq, activations and weights int8 symmetric, weights per channel, bias float",
     ),
 }
+
+
+def is_symmetric(layout: QdqLayout) -> bool:
+    """Return whether a layout's activations have no zero point."""
+    return bool(_SETTINGS[layout].extra.get("ActivationSymmetric", False))
 
 
 def layout_words(layout: QdqLayout) -> str:

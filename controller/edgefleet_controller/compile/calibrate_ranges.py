@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import onnx
@@ -138,32 +139,40 @@ def _count(seen: Observed, array: Array) -> None:
     seen.counts += np.bincount(places, minlength=BINS_N)
 
 
-def minmax(seen: Observed) -> Range:
+def minmax(seen: Observed, *, symmetric: bool) -> Range:
     """Return the whole range."""
-    return seen.low, seen.high
+    return (-seen.absmax, seen.absmax) if symmetric else (seen.low, seen.high)
 
 
-def percentile(seen: Observed) -> Range:
+def percentile(seen: Observed, *, symmetric: bool) -> Range:
     """Return the range that leaves out the rarest 0.01 % of values, half of them at each end."""
     share = np.cumsum(seen.counts) / max(1, seen.counts.sum())
     tail = (1 - _PERCENTILE / 100) / 2
     step = (seen.high - seen.low) / BINS_N
     low = seen.low + step * int(np.searchsorted(share, tail, side="right"))
     high = seen.low + step * (int(np.searchsorted(share, 1 - tail, side="left")) + 1)
-    return max(seen.low, min(low, high)), min(seen.high, max(low, high))
+    low, high = max(seen.low, min(low, high)), min(seen.high, max(low, high))
+    return (-max(-low, high), max(-low, high)) if symmetric else (low, high)
 
 
-def mse(seen: Observed) -> Range:
+def mse(seen: Observed, *, symmetric: bool) -> Range:
     """Return the range of least mean squared error of 8-bit values."""
-    return _search(seen, _squared_error)
+    return _search(seen, _squared_error, symmetric=symmetric)
 
 
-def entropy(seen: Observed) -> Range:
+def entropy(seen: Observed, *, symmetric: bool) -> Range:
     """Return the range of least Kullback-Leibler divergence between values and 8-bit values, as TensorRT defines it."""
-    return _search(seen, _divergence)
+    return _search(seen, _divergence, symmetric=symmetric)
 
 
-METHODS: Mapping[str, Callable[[Observed], Range]] = {
+class Method(Protocol):
+    """How a range is read from what was observed."""
+
+    def __call__(self, seen: Observed, *, symmetric: bool) -> Range:
+        """Return the range; a symmetric one has its zero in the middle."""
+
+
+METHODS: Mapping[str, Method] = {
     "minmax": minmax,
     "percentile": percentile,
     "entropy": entropy,
@@ -171,20 +180,20 @@ METHODS: Mapping[str, Callable[[Observed], Range]] = {
 }
 
 
-def ranges_by(method: str, seen: Mapping[str, Observed]) -> dict[str, Range]:
+def ranges_by(method: str, seen: Mapping[str, Observed], *, symmetric: bool = False) -> dict[str, Range]:
     """Return the range of every tensor by one of `METHODS`."""
-    return {name: METHODS[method](each) for name, each in seen.items()}
+    return {name: METHODS[method](each, symmetric=symmetric) for name, each in seen.items()}
 
 
-def _search(seen: Observed, loss: Callable[[Observed, float, float], float]) -> Range:
+def _search(seen: Observed, loss: Callable[[Observed, float, float], float], *, symmetric: bool) -> Range:
     """Return the clipped range of least loss: both ends together, then each end alone."""
-    low, high = min(seen.low, 0.0), max(seen.high, 0.0)
-    if high - low <= 0:
+    least, most = (-seen.absmax, seen.absmax) if symmetric else (min(seen.low, 0.0), max(seen.high, 0.0))
+    if most - least <= 0:
         return seen.low, seen.high
-    _, low, high = min((loss(seen, low * share, high * share), low * share, high * share) for share in _SHRINK)
-    if low < 0 < high:
-        _, low = min((loss(seen, seen.low * share, high), seen.low * share) for share in _SHRINK)
-        _, high = min((loss(seen, low, seen.high * share), seen.high * share) for share in _SHRINK)
+    _, low, high = min((loss(seen, least * share, most * share), least * share, most * share) for share in _SHRINK)
+    if low < 0 < high and not symmetric:
+        _, low = min((loss(seen, least * share, high), least * share) for share in _SHRINK)
+        _, high = min((loss(seen, low, most * share), most * share) for share in _SHRINK)
     return low, high
 
 
