@@ -20,7 +20,7 @@ PROBE_LIMITS = ChildLimits(timeout_s=60.0, memory_bytes=1024**3)
 """Importing a runtime from a slow card takes tens of seconds at worst."""
 
 _BOARDS = (("NVIDIA Jetson", "jetson"), ("Raspberry Pi", "raspberry-pi"), ("Coral", "coral"))
-_IN_CHILD_RUNTIMES = ("ort",)
+_IN_CHILD_RUNTIMES = ("ort", "tflite")
 """Runtimes whose library the probe loads, so whose fault a dead probe can be."""
 
 
@@ -73,19 +73,22 @@ def _board_label(sysfs_root: Path) -> dict[str, str]:
 def probe_engines_in_child(test_runtimes: bool, *, limits: ChildLimits = PROBE_LIMITS) -> tuple[EngineProbe, ...]:
     """Return which engines work here, by loading each runtime in a child process.
 
-    A probe that dies or fails makes its engines `broken`, with the reason: a bug is never "not available".
+    Drivers and delegates that may crash get a child each. A probe that dies or fails makes its engines `broken`, with
+    the reason: a bug is never "not available".
     """
-    answer = run_job(ProbeJob(test_runtimes=test_runtimes), limits)
+    targets = tuple(f"{runtime}/{engine}" for runtime in _IN_CHILD_RUNTIMES for engine in ENGINES[runtime])
+    found, alone = _probed(ProbeJob(test_runtimes=test_runtimes), targets, limits)
+    jobs = (ProbeJob(test_runtimes=test_runtimes, target=target) for target in alone)
+    return found + tuple(probe for job in jobs for probe in _probed(job, (str(job.target),), limits)[0])
+
+
+def _probed(
+    job: ProbeJob, targets: tuple[str, ...], limits: ChildLimits
+) -> tuple[tuple[EngineProbe, ...], tuple[str, ...]]:
+    """Return what a job found and what wants a job of its own; `targets` as broken when there is no such answer."""
+    answer = run_job(job, limits)
     if isinstance(answer, ProbeAnswer):
-        return answer.engines
-    if isinstance(answer, (JobDeath, ErrorAnswer)):
-        return _all_broken(f"probing failed: {answer.reason}")
-    return _all_broken(f"probing failed: the worker answered {answer.kind}")
-
-
-def _all_broken(reason: str) -> tuple[EngineProbe, ...]:
-    return tuple(
-        EngineProbe(target=f"{runtime}/{engine}", status=ProbeStatus.BROKEN, reason=clip_reason(reason))
-        for runtime in _IN_CHILD_RUNTIMES
-        for engine in ENGINES[runtime]
-    )
+        return answer.engines, answer.alone
+    said = answer.reason if isinstance(answer, (JobDeath, ErrorAnswer)) else f"the worker answered {answer.kind}"
+    reason = clip_reason(f"probing failed: {said}")
+    return tuple(EngineProbe(target=target, status=ProbeStatus.BROKEN, reason=reason) for target in targets), ()

@@ -14,7 +14,7 @@ from edgefleet_agent.qualify.conditions import read_conditions
 from edgefleet_agent.qualify.latency import Start, measure_latency, require_single_stream
 from edgefleet_agent.qualify.trial import SPINNING, run_trial
 from edgefleet_agent.runtimes.base import Array, Session
-from edgefleet_agent.runtimes.registry import find_runtime, probe_engines
+from edgefleet_agent.runtimes.registry import engines_alone, find_runtime, probe_engines, probe_target
 from edgefleet_agent.samples import Samples, load_samples, save_arrays
 from edgefleet_contract.artifact import InputTransform, TensorSpec
 from edgefleet_contract.errors import InternalError, UserInputError
@@ -56,7 +56,11 @@ def _qualify(job: QualifyJob) -> QualifyAnswer:
 
 @do_job.register
 def _probe(job: ProbeJob) -> ProbeAnswer:
-    return ProbeAnswer(engines=probe_engines(test_runtimes=job.test_runtimes))
+    if job.target is not None:
+        return ProbeAnswer(engines=(probe_target(job.target, test_runtimes=job.test_runtimes),))
+    return ProbeAnswer(
+        engines=probe_engines(test_runtimes=job.test_runtimes), alone=engines_alone(test_runtimes=job.test_runtimes)
+    )
 
 
 @do_job.register

@@ -111,6 +111,8 @@ class ProbeJob(Record):
 
     kind: Literal["probe"] = "probe"
     test_runtimes: bool = False
+    target: str | None = Field(default=None, max_length=64)
+    """The one `runtime/engine` to start; None: every engine that may be started beside others."""
 
 
 Job = Annotated[QualifyJob | OutputsJob | CompareJob | BenchJob | InspectJob | ProbeJob, Field(discriminator="kind")]
@@ -164,6 +166,8 @@ class ProbeAnswer(Record):
 
     kind: Literal["probe"] = "probe"
     engines: tuple[EngineProbe, ...]
+    alone: tuple[Annotated[str, Field(max_length=64)], ...] = Field(default=(), max_length=64)
+    """Installed engines that were not started, as they may take down their process: each wants a job of its own."""
 
 
 class ErrorAnswer(Record):

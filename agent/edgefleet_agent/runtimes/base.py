@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from numpy.typing import NDArray
 
@@ -61,8 +61,40 @@ class Session(Protocol):
         ...
 
 
+@runtime_checkable
+class Stateful(Protocol):
+    """A session whose model may keep something from one inference to the next."""
+
+    def reset(self) -> None:
+        """Forget what earlier inferences left behind. Raises LoadFailedError and UnsupportedError."""
+        ...
+
+
+def reset_state(session: Session) -> None:
+    """Make a session as fresh as after loading. A session that keeps no state is left alone."""
+    if isinstance(session, Stateful):
+        session.reset()
+
+
+@runtime_checkable
+class ProbesAlone(Protocol):
+    """A runtime some of whose engines run foreign code that may crash the process that starts them."""
+
+    def alone(self) -> tuple[str, ...]:
+        """Return the installed engines that are to be started in a process of their own."""
+        ...
+
+    def check(self, engine: str) -> str | None:
+        """Return why an engine cannot be used, as far as is known without starting it."""
+        ...
+
+    def probe_engine(self, engine: str) -> EngineProbe:
+        """Return whether one engine works here, by starting it."""
+        ...
+
+
 class Runtime(Protocol):
-    """One inference library."""
+    """One inference library. One whose engines may crash is a `ProbesAlone` too."""
 
     @property
     def version(self) -> str:

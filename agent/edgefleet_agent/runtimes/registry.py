@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from importlib import import_module
 
-from edgefleet_agent.runtimes.base import Runtime, UnsupportedError
+from edgefleet_agent.runtimes.base import ProbesAlone, Runtime, UnsupportedError
 from edgefleet_contract.profile import EngineProbe, ProbeStatus
 from edgefleet_contract.variant import ENGINES, Variant
 
 TEST_RUNTIME = "misbehave"
-_MODULES = {"ort": "edgefleet_agent.runtimes.ort", TEST_RUNTIME: "edgefleet_agent.runtimes.misbehave"}
+_MODULES = {
+    "ort": "edgefleet_agent.runtimes.ort",
+    "tflite": "edgefleet_agent.runtimes.litert",
+    TEST_RUNTIME: "edgefleet_agent.runtimes.misbehave",
+}
 _ABSENT = {
-    "tflite": "this version of the agent has no TFLite runtime",
     "tensorrt": "this version of the agent has no TensorRT runtime",
     "tensorrt-rtx": "this version of the agent has no TensorRT-RTX runtime",
 }
@@ -33,25 +36,70 @@ def find_runtime(variant: Variant, *, test_runtimes: bool) -> Runtime:
     if variant.runtime not in _MODULES:
         raise UnsupportedError(_ABSENT[variant.runtime])
     runtime = _runtime(variant.runtime)
-    probe = next(probe for probe in runtime.probe() if probe.target == variant.target)
-    if probe.status is not ProbeStatus.AVAILABLE:
-        raise UnsupportedError(probe.reason or f"{variant.target} is {probe.status.value}")
+    reason = _reason_against(runtime, variant)
+    if reason is not None:
+        raise UnsupportedError(reason)
     return runtime
 
 
+def _reason_against(runtime: Runtime, variant: Variant) -> str | None:
+    """Return why a variant cannot run; an engine that may crash is not started for it, as loading the model does."""
+    if isinstance(runtime, ProbesAlone):
+        return runtime.check(variant.engine)
+    probe = next(probe for probe in runtime.probe() if probe.target == variant.target)
+    return None if probe.status is ProbeStatus.AVAILABLE else probe.reason or f"{probe.target} is {probe.status.value}"
+
+
 def probe_engines(*, test_runtimes: bool) -> tuple[EngineProbe, ...]:
-    """Return what works here, for every engine of the variant grammar."""
-    names = [name for name in ENGINES if name != TEST_RUNTIME or test_runtimes]
-    return tuple(probe for name in names for probe in _probe(name))
+    """Return what works here, for every engine of the variant grammar but those of `engines_alone`."""
+    return tuple(probe for name in _names(test_runtimes) for probe in _probe(name))
+
+
+def engines_alone(*, test_runtimes: bool) -> tuple[str, ...]:
+    """Return the installed targets (`runtime/engine`) that may crash: each is to be probed in its own process."""
+    return tuple(f"{name}/{engine}" for name in _names(test_runtimes) for engine in _alone(name))
+
+
+def probe_target(target: str, *, test_runtimes: bool) -> EngineProbe:
+    """Return whether one `runtime/engine` works here, by starting it in this process.
+
+    Raises:
+        UnsupportedError: the grammar has no such target, or it is not offered here.
+    """
+    name, _, engine = target.partition("/")
+    if name not in _names(test_runtimes) or engine not in ENGINES[name]:
+        raise UnsupportedError(f"no target {target!r} is offered here")
+    prober = _prober(name)
+    if prober is not None:
+        return prober.probe_engine(engine)
+    return next(probe for probe in _probe(name) if probe.target == target)
+
+
+def _names(test_runtimes: bool) -> list[str]:
+    return [name for name in ENGINES if name != TEST_RUNTIME or test_runtimes]
+
+
+def _alone(name: str) -> tuple[str, ...]:
+    prober = _prober(name)
+    return () if prober is None else prober.alone()
+
+
+def _prober(name: str) -> ProbesAlone | None:
+    runtime: object = _runtime(name) if name in _MODULES else None
+    return runtime if isinstance(runtime, ProbesAlone) else None
 
 
 def _probe(name: str) -> tuple[EngineProbe, ...]:
-    if name in _MODULES:
-        return _runtime(name).probe()
-    return tuple(
-        EngineProbe(target=f"{name}/{engine}", status=ProbeStatus.MISSING, reason=_ABSENT[name])
-        for engine in ENGINES[name]
-    )
+    if name not in _MODULES:
+        return tuple(
+            EngineProbe(target=f"{name}/{engine}", status=ProbeStatus.MISSING, reason=_ABSENT[name])
+            for engine in ENGINES[name]
+        )
+    runtime = _runtime(name)
+    if isinstance(runtime, ProbesAlone):
+        alone = runtime.alone()
+        return tuple(runtime.probe_engine(engine) for engine in ENGINES[name] if engine not in alone)
+    return runtime.probe()
 
 
 def _runtime(name: str) -> Runtime:

@@ -1,0 +1,28 @@
+"""Native libraries say why on standard error, past Python: this reads it."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+MAX_CHARS = 1500
+
+
+@contextmanager
+def native_stderr(said: list[str]) -> Iterator[None]:
+    """Collect what is written to descriptor 2 meanwhile, at most its last 1,500 characters, into `said`.
+
+    For a step that failed without a reason and is repeated to hear one: what is said in a crash is lost.
+    """
+    with tempfile.TemporaryFile() as sink:
+        kept = os.dup(2)
+        os.dup2(sink.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            sink.seek(0)
+            said.append(sink.read().decode("utf-8", "replace")[-MAX_CHARS:].strip())
