@@ -19,7 +19,7 @@ from edgefleet_contract.base import Record
 from edgefleet_contract.child import ChildEnd, ChildOutcome
 from edgefleet_controller import api
 from edgefleet_controller.stack.home import FleetHome
-from edgefleet_hil.doubles import FakeFleetApi
+from edgefleet_hil.doubles import FakeFleetApi, online_device
 
 R = TypeVar("R", bound=Record)
 
@@ -52,7 +52,9 @@ class ScriptedApi(FakeFleetApi):
         self.accepted = api.ApplyAccepted(revision=3, changed=True)
         self.revisions: list[api.RevisionStatus | BaseException] = []
         self._clock = clock
-        self._answers: dict[type[Record], Record] = {}
+        self._answers: dict[type[Record], Record] = {
+            api.DevicesResult: api.DevicesResult(devices=(online_device("local"),))
+        }
 
     def script(self, *answers: Record) -> None:
         """Let the operation that gives such a record answer with it from now on."""
@@ -148,6 +150,7 @@ class FakeBackend:
     Attributes:
         controller: answers whatever is asked, wherever.
         stack_runs: whether `fleet up` runs.
+        starting_polls_n: how often it is still starting before it runs.
         store_exists: whether there is a store to read.
         outcome: how the worker ends.
         failure: by which the stack fails once it is ready.
@@ -157,6 +160,7 @@ class FakeBackend:
 
     controller: ScriptedApi
     stack_runs: bool = False
+    starting_polls_n: int = 0
     store_exists: bool = False
     outcome: ChildOutcome | None = None
     failure: Exception | None = None
@@ -174,7 +178,14 @@ class FakeBackend:
 
     def running(self, home: FleetHome, *, lasting: bool) -> ScriptedApi | None:  # noqa: ARG002 - the port's
         """Return the scripted controller if `stack_runs`."""
+        if self.starting_polls_n > 0:
+            self.starting_polls_n -= 1
+            return None
         return self.controller if self.stack_runs else None
+
+    def starting(self, home: FleetHome) -> bool:  # noqa: ARG002 - the port's
+        """Say yes if `stack_runs`."""
+        return self.stack_runs
 
     @contextmanager
     def stack(

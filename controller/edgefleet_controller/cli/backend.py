@@ -40,6 +40,12 @@ class RealBackend:
             return None
         return HttpApi(info.url, info.token)
 
+    def starting(self, home: FleetHome) -> bool:
+        """Tell whether another process is about to run, or to stop, a lasting stack on this home."""
+        from edgefleet_controller.stack.info import is_starting
+
+        return is_starting(home)
+
     def stack(
         self, home: FleetHome, command: str, *, shared: bool, broker_port: int | None = None
     ) -> AbstractContextManager[StackHandle]:

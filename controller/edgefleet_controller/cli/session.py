@@ -10,11 +10,17 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from edgefleet_contract.errors import TransportError
 from edgefleet_controller.cli import output
 
 if TYPE_CHECKING:
     from edgefleet_controller.api import FleetApi
     from edgefleet_controller.cli.settings import Settings
+    from edgefleet_controller.stack.home import FleetHome
+
+READY_TIMEOUT_S = 60.0
+"""How long a stack that another terminal just started may take: as long as one of our own (`Stack.wait_ready`)."""
+_POLL_S = 0.1
 
 NOTHING_YET = "nothing here yet: type fleet apply manifest.yaml"
 
@@ -44,13 +50,44 @@ def session(settings: Settings, manifest: Path, command: str) -> Iterator[Sessio
         yield Session(backend.remote(settings.server, settings.token), lasting=True)
         return
     home = settings.home(manifest)
-    if (running := backend.running(home, lasting=True)) is not None:
+    if (running := _shared(settings, home)) is not None:
         yield Session(running, lasting=True)
         return
     with backend.stack(home, command, shared=False) as stack:
         output.words(f"started a private stack in {home.root}")
         stack.wait_ready(on_progress=output.words)
         yield Session(stack.api(), lasting=False)
+
+
+def _shared(settings: Settings, home: FleetHome) -> FleetApi | None:
+    """Return the API of the stack of `fleet up` on this home once it is ready, or None when there is none.
+
+    Raises:
+        TransportError: it is there, but not ready within `READY_TIMEOUT_S`.
+    """
+    deadline_s = settings.clock_s() + READY_TIMEOUT_S
+    told = ""
+    while True:
+        running = settings.backend.running(home, lasting=True)
+        if running is not None and _knows_a_device(running):
+            return running
+        if running is None and not settings.backend.starting(home):
+            return None
+        missing = "the controller" if running is None else "the first agent"
+        if settings.clock_s() > deadline_s:
+            msg = f"fleet up runs on {home.root}, but {missing} is not ready after {READY_TIMEOUT_S:g} s"
+            raise TransportError(msg, next_step=f"read the logs in {home.run}")
+        if missing != told:
+            output.words(f"fleet up is starting; waiting for {missing}")
+            told = missing
+        settings.sleep_s(_POLL_S)
+
+
+def _knows_a_device(api: FleetApi) -> bool:
+    """Tell whether some device has said what it is: before that there is nothing to plan for."""
+    from edgefleet_controller.api import Empty
+
+    return any(row.profile is not None for row in api.devices(Empty()).devices)
 
 
 def reader(settings: Settings) -> FleetApi | None:

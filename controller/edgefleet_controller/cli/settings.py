@@ -49,6 +49,9 @@ class Backend(Protocol):
     def running(self, home: FleetHome, *, lasting: bool) -> FleetApi | None:
         """Return the API of the stack that runs on this home, or None; `lasting` wants one of `fleet up`."""
 
+    def starting(self, home: FleetHome) -> bool:
+        """Tell whether another process is about to run, or to stop, a lasting stack on this home."""
+
     def stack(
         self, home: FleetHome, command: str, *, shared: bool, broker_port: int | None = None
     ) -> AbstractContextManager[StackHandle]:

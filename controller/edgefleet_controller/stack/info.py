@@ -83,6 +83,18 @@ def find_running(home: FleetHome, *, answers: Callable[[StackInfo], bool] | None
     return info if (answers or _answers)(info) else None
 
 
+def is_starting(home: FleetHome) -> bool:
+    """Tell whether a stack others may use holds this home's lock, whether or not its controller answers yet.
+
+    A stack that has not yet written its file counts too: what it will be is known a moment later.
+    """
+    owner = holder(home.lock)
+    if owner is None:
+        return False
+    info = read_info(home.stack)
+    return info is None or info.pid != owner.pid or info.shared
+
+
 def _answers(info: StackInfo) -> bool:
     from edgefleet_controller.stack.client import is_healthy
 

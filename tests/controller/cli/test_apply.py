@@ -9,7 +9,8 @@ import pytest
 from edgefleet_contract.errors import TransportError, UserInputError
 from edgefleet_controller import api
 from edgefleet_controller.api import DeviceModelRow, ExitCode, Phase, ProgressEvent, RevisionStatus
-from edgefleet_hil.scripted import Cli, FakeBackend, ScriptedApi
+from edgefleet_hil.doubles import online_device
+from edgefleet_hil.scripted import Cli, Clock, FakeBackend, ScriptedApi
 
 PENDING = api.RevisionStatus(revision=3, phase=Phase.BUILDING)
 
@@ -31,6 +32,56 @@ def test_a_running_stack_is_used_and_left_running(
     scripted.revisions = [complete]
     assert cli("apply", str(manifest)).exit_code == 0
     assert backend.log == []
+
+
+def test_a_stack_another_terminal_has_just_started_is_waited_for_and_then_used(
+    cli: Cli, backend: FakeBackend, scripted: ScriptedApi, manifest: Path, complete: RevisionStatus
+) -> None:
+    backend.stack_runs = True
+    backend.starting_polls_n = 2
+    scripted.revisions = [complete]
+    result = cli("apply", str(manifest))
+    assert result.exit_code == 0
+    assert backend.log == []
+    assert result.stderr.count("fleet up is starting; waiting for the controller") == 1
+
+
+def test_the_first_agent_of_a_running_stack_is_waited_for_before_anything_is_asked(
+    cli: Cli, backend: FakeBackend, scripted: ScriptedApi, manifest: Path, complete: RevisionStatus
+) -> None:
+    backend.stack_runs = True
+    scripted.revisions = [complete]
+    unknown = online_device("local").model_copy(update={"profile": None})
+    late = [(), (unknown,), (online_device("local"),)]
+    scripted.devices = lambda _: api.DevicesResult(devices=late.pop(0))  # type: ignore[method-assign]
+    result = cli("apply", str(manifest))
+    assert result.exit_code == 0
+    assert late == []
+    assert result.stderr.count("waiting for the first agent") == 1
+
+
+def test_an_agent_that_never_comes_ends_the_wait_with_where_to_look(
+    cli: Cli, backend: FakeBackend, scripted: ScriptedApi, manifest: Path, clock: Clock
+) -> None:
+    backend.stack_runs = True
+    scripted.script(api.DevicesResult(devices=()))
+    result = cli("apply", str(manifest))
+    assert result.exit_code == 1
+    assert "the first agent is not ready after 60 s" in result.stderr
+    assert "next: read the logs in" in result.stderr
+    assert scripted.asked("apply") == []
+    assert 60 < clock.now_s < 62
+
+
+def test_a_stack_that_ends_while_it_is_waited_for_gives_way_to_a_private_one(
+    cli: Cli, backend: FakeBackend, scripted: ScriptedApi, manifest: Path, complete: RevisionStatus
+) -> None:
+    backend.stack_runs = True
+    backend.starting_polls_n = 1000
+    scripted.revisions = [complete]
+    backend.starting = lambda _home: backend.starting_polls_n > 995  # type: ignore[method-assign]
+    assert cli("apply", str(manifest)).exit_code == 0
+    assert backend.log[0].startswith("start fleet apply")
 
 
 @pytest.mark.parametrize("place", ["before", "after", "equals", "environment"])

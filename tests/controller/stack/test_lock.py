@@ -9,7 +9,15 @@ import pytest
 
 from edgefleet_contract.errors import UserInputError
 from edgefleet_controller.stack.home import FleetHome
-from edgefleet_controller.stack.info import StackInfo, find_running, pid_alive, read_info, stop_running, write_info
+from edgefleet_controller.stack.info import (
+    StackInfo,
+    find_running,
+    is_starting,
+    pid_alive,
+    read_info,
+    stop_running,
+    write_info,
+)
 from edgefleet_controller.stack.lock import HomeBusyError, HomeLock, holder
 
 HOLD = """
@@ -110,6 +118,22 @@ def test_info_left_by_an_earlier_stack_does_not_count_for_the_present_one(home: 
         assert find_running(home, answers=lambda _: True) is None
     finally:
         end(process)
+
+
+@pytest.mark.parametrize(("info", "expected"), [(None, True), ("old", True), ("shared", True), ("private", False)])
+def test_a_lasting_stack_counts_as_starting_from_its_lock_on_and_a_private_one_does_not(
+    home: FleetHome, info: str | None, expected: bool
+) -> None:
+    assert not is_starting(home)
+    process = hold(home)
+    try:
+        if info is not None:
+            written = info_of(1 if info == "old" else process.pid)
+            write_info(home.stack, written.model_copy(update={"shared": info == "shared"}))
+        assert is_starting(home) is expected
+    finally:
+        end(process)
+    assert not is_starting(home)
 
 
 def test_the_info_is_readable_by_its_owner_only(home: FleetHome) -> None:
