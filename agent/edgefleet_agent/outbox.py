@@ -2,6 +2,8 @@
 
 A report's identity is (device, boot, seq): `boot` is new at each start of the agent, `seq` counts from 1 without gaps.
 What an earlier life left behind is still delivered, first.
+
+The store orders a device's boots by `sent_at_ns`, so it keeps rising over boots and over clocks that are set back.
 """
 
 from __future__ import annotations
@@ -25,6 +27,10 @@ MAX_REPORTS = 10_000
 IN_FLIGHT = 20
 """Reports sent and not acknowledged; the sum over devices stays below a broker's queue (1,000 in mosquitto)."""
 RESEND_AFTER_S = 5.0
+MAX_SENT_AT_NS = 2**63 - 1
+"""The largest `sent_at_ns` a report can hold."""
+_LAST_SENT_AT = "outbox_last_sent_at_ns"
+"""Key in the agent's `kv` table: the highest `sent_at_ns` of any boot, also of reports deleted since."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,8 @@ class Outbox:
         self.boot = uuid.uuid4().hex
         last = connection.execute("SELECT max(life) FROM report").fetchone()[0]
         self._life = 1 + int(last or 0)
+        kept = connection.execute("SELECT value FROM kv WHERE key = ?", (_LAST_SENT_AT,)).fetchone()
+        self._last_sent_at_ns = int(kept[0]) if kept is not None and str(kept[0]).isdigit() else -1
         self.last_seq = 0
         """The number of the last report added in this life."""
         self.refused_n = 0
@@ -77,7 +85,12 @@ class Outbox:
             self.refused_n += 1
             log.error("outbox is full (%d reports); a report of kind %s was not kept", self._max_reports, body.kind)
             return False
-        data = self._encode(body, seq, now_ns)
+        # Kept at once in memory: after a rollback the numbers may have a hole, but never fall.
+        self._last_sent_at_ns = min(MAX_SENT_AT_NS, max(now_ns, self._last_sent_at_ns + 1))
+        data = self._encode(body, seq, self._last_sent_at_ns)
+        self._connection.execute(
+            "INSERT OR REPLACE INTO kv (key, value) VALUES (?, ?)", (_LAST_SENT_AT, str(self._last_sent_at_ns))
+        )
         model = body.model if isinstance(body, Transition) else None
         self._connection.execute(
             "INSERT OR REPLACE INTO report (life, seq, boot, model, body) VALUES (?, ?, ?, ?, ?)",
@@ -97,9 +110,9 @@ class Outbox:
         row = self._connection.execute(query, (self._life, body.model)).fetchone()
         return None if row[0] is None else int(row[0])
 
-    def _encode(self, body: ReportBody, seq: int, now_ns: int) -> bytes:
+    def _encode(self, body: ReportBody, seq: int, sent_at_ns: int) -> bytes:
         device, site = self._names
-        report = Report(device=device, site=site, boot=self.boot, seq=seq, sent_at_ns=now_ns, body=body)
+        report = Report(device=device, site=site, boot=self.boot, seq=seq, sent_at_ns=sent_at_ns, body=body)
         try:
             return encode(report)
         except WireError as error:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from edgefleet_agent.outbox import IN_FLIGHT, RESEND_AFTER_S, Outbox, Sender
+from edgefleet_agent.outbox import IN_FLIGHT, MAX_SENT_AT_NS, RESEND_AFTER_S, Outbox, Sender
 from edgefleet_agent.state import StateStore, open_database
 from edgefleet_contract.evidence import Evidence, OutputParity, ParityResult, ParityVerdict, Verdict
 from edgefleet_contract.report import DeviceState, EvidenceReport, Report, ReportAck, Transition
@@ -60,6 +60,41 @@ def test_an_earlier_life_s_reports_are_delivered_first_under_their_own_boot(data
     new.add(said(2), 0)
     assert [(pending.boot, pending.seq) for pending in new.pending(10)] == [(old.boot, 1), (new.boot, 1)]
     assert new.ack(ReportAck(boot=old.boot, committed=1)) == 1
+
+
+def sent_at_ns(outbox: Outbox) -> list[int]:
+    return [decode(Report, pending.body).sent_at_ns for pending in outbox.pending(100)]
+
+
+def test_the_time_of_reports_keeps_rising_when_the_clock_is_set_back(outbox: Outbox) -> None:
+    for now_ns in (50, 20, 20, 60):
+        outbox.add(said(1), now_ns)
+    assert sent_at_ns(outbox) == [50, 51, 52, 60]
+
+
+def test_a_later_boot_is_later_than_every_report_of_the_earlier_ones_also_acknowledged_ones(
+    database: sqlite3.Connection,
+) -> None:
+    first = Outbox(database, "one", "lab")
+    first.add(said(1), 1_000)
+    first.ack(ReportAck(boot=first.boot, committed=1))
+    second = Outbox(database, "one", "lab")
+    second.add(said(2), 5)
+    assert sent_at_ns(second) == [1_001]
+
+
+def test_a_clock_at_the_end_of_time_still_gives_reports_that_can_be_sent(outbox: Outbox) -> None:
+    for _ in range(2):
+        assert outbox.add(said(1), MAX_SENT_AT_NS)
+    assert sent_at_ns(outbox) == [MAX_SENT_AT_NS] * 2
+
+
+@pytest.mark.parametrize("kept", ["", "soon", "-5"])
+def test_a_kept_time_that_is_none_is_as_good_as_no_kept_time(database: sqlite3.Connection, kept: str) -> None:
+    database.execute("INSERT INTO kv (key, value) VALUES ('outbox_last_sent_at_ns', ?)", (kept,))
+    outbox = Outbox(database, "one", "lab")
+    outbox.add(said(1), 7)
+    assert sent_at_ns(outbox) == [7]
 
 
 def test_a_report_of_a_transaction_that_is_rolled_back_never_was(database: sqlite3.Connection, outbox: Outbox) -> None:
