@@ -114,6 +114,7 @@ class Builder:
             preprocess=checked.preprocess,
             task=checked.task.value if checked.task else None,
             license=checked.license,
+            samples_level=checked.samples_level,
             variant=variant,
             tools=tool_versions(),
         )
@@ -220,7 +221,7 @@ class Builder:
             tell("running the artifact on its samples", 2)
             files.append(self._artifact_outputs(checked, variant, str(host), work, made))
             tell("comparing the two", 3)
-            host_check = ran(variant, str(host), self._host_parity(checked, variant, work))
+            host_check = ran(checked, variant, str(host), self._host_parity(checked, variant, work))
         if made.coverage is not None:
             (work / COVERAGE_FILE).write_bytes(made.coverage.canonical_json())
             files.append(self._keep(work / COVERAGE_FILE, FileRole.COVERAGE))

@@ -14,22 +14,26 @@ from edgefleet_contract.variant import parse_variant
 from edgefleet_controller.compile import registry
 from edgefleet_controller.compile.fault import CompileFaultError
 from edgefleet_controller.compile.protocol import (
-    BuildAnswer,
     BuildRequest,
+    CompileAnswer,
     CompileRequest,
+    CoverageAnswer,
+    CoverageRequest,
     FaultAnswer,
-    IngestAnswer,
     IngestRequest,
+    RandomSamplesRequest,
 )
 
-_REQUEST: TypeAdapter[IngestRequest | BuildRequest] = TypeAdapter(CompileRequest)
+_REQUEST: TypeAdapter[IngestRequest | BuildRequest | RandomSamplesRequest | CoverageRequest] = TypeAdapter(
+    CompileRequest
+)
 
 
 def handle(request: bytes) -> bytes:
     """Return the answer to one request; a `CompileFaultError` becomes a `FaultAnswer`."""
     asked = _REQUEST.validate_json(request)
     try:
-        answer: IngestAnswer | BuildAnswer | FaultAnswer = _do(asked)
+        answer = _do(asked)
     except CompileFaultError as fault:
         answer = FaultAnswer(
             family=fault.family, what=fault.what, reason=clip_reason(fault.message), next_step=fault.next_step
@@ -37,13 +41,21 @@ def handle(request: bytes) -> bytes:
     return answer.model_dump_json().encode()
 
 
-def _do(asked: IngestRequest | BuildRequest) -> IngestAnswer | BuildAnswer:
+def _do(asked: IngestRequest | BuildRequest | RandomSamplesRequest | CoverageRequest) -> CompileAnswer:
     if isinstance(asked, IngestRequest):
         from edgefleet_controller.compile.ingest import ingest
 
         return ingest(asked)
+    if isinstance(asked, RandomSamplesRequest):
+        from edgefleet_controller.compile.random_samples import draw
+
+        return draw(asked)
+    if isinstance(asked, CoverageRequest):
+        from edgefleet_controller.compile.coverage import coverage
+
+        return CoverageAnswer(coverage=coverage(asked))
     module = importlib.import_module(registry.target_of(parse_variant(asked.variant)).module)
-    answer: BuildAnswer = module.build(asked)
+    answer: CompileAnswer = module.build(asked)
     return answer
 
 

@@ -43,6 +43,7 @@ def build_key(
     preprocess: Mapping[str, InputTransform],
     task: str | None,
     license: str | None,  # noqa: A002 - the field's name
+    samples_level: str,
     variant: str,
     tools: Mapping[str, str],
 ) -> str:
@@ -58,6 +59,7 @@ def build_key(
                 "preprocess": {name: transform.model_dump(mode="json") for name, transform in preprocess.items()},
                 "task": task,
                 "license": license,
+                "samples_level": samples_level,
                 "variant": variant,
                 "tools": dict(tools),
             }

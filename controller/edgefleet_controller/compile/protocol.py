@@ -118,6 +118,37 @@ class BuildAnswer(Record):
     parser accepted it, `built-not-executed` when the vendor's builder made it, `table-only` when rules alone say so."""
 
 
+class RandomSamplesRequest(Record):
+    """Draw samples for a model that came without."""
+
+    kind: Literal["random-samples"] = "random-samples"
+    source: FilePath
+    out: FilePath
+
+
+class RandomSamplesAnswer(Record):
+    """The samples were written."""
+
+    kind: Literal["random-samples"] = "random-samples"
+    samples_n: Count
+
+
+class CoverageRequest(Record):
+    """Say where the operators of a model file would run on a target, without building anything."""
+
+    kind: Literal["coverage"] = "coverage"
+    model: FilePath
+    variant: VariantName
+    work_dir: FilePath
+
+
+class CoverageAnswer(Record):
+    """Where they would run."""
+
+    kind: Literal["coverage"] = "coverage"
+    coverage: Coverage
+
+
 class FaultAnswer(Record):
     """It cannot be done, and not because of a bug: what is wrong, where, and what to do."""
 
@@ -128,5 +159,9 @@ class FaultAnswer(Record):
     next_step: str | None = None
 
 
-CompileRequest = Annotated[IngestRequest | BuildRequest, Field(discriminator="kind")]
-CompileAnswer = Annotated[IngestAnswer | BuildAnswer | FaultAnswer, Field(discriminator="kind")]
+CompileRequest = Annotated[
+    IngestRequest | BuildRequest | RandomSamplesRequest | CoverageRequest, Field(discriminator="kind")
+]
+CompileAnswer = Annotated[
+    IngestAnswer | BuildAnswer | RandomSamplesAnswer | CoverageAnswer | FaultAnswer, Field(discriminator="kind")
+]

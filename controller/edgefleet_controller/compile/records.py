@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Protocol
+from typing import Annotated, Literal, Protocol
 
 from pydantic import Field
 
@@ -28,6 +28,7 @@ class CheckedModel(Record):
     preprocess: dict[TensorName, InputTransform] = {}
     task: Task | None = None
     license: str | None = None
+    samples_level: Literal["real", "random"] = "real"
 
     @property
     def source(self) -> str:

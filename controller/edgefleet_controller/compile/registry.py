@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from edgefleet_contract.variant import Variant
+from edgefleet_contract.variant import ENGINES, PRECISIONS, Variant
 
 TEST_RUNTIMES_ENV = "EDGEFLEET_TEST_RUNTIMES"
 _MODULES = "edgefleet_controller.compile"
@@ -45,7 +45,7 @@ TARGETS: Mapping[str, Target] = {
     "misbehave": Target(
         f"{_MODULES}.misbehave",
         frozenset({"segv", "hang", "oom", "garbage", "exit", "wrong"}),
-        frozenset({"fp32"}),
+        frozenset({"fp32", "int8"}),
     ),
 }
 
@@ -85,6 +85,17 @@ def buildable(variant: Variant, *, test_runtimes: bool | None = None) -> str | N
     if variant.precision not in target.precisions:
         return f"{variant.target} is built in {_list(target.precisions)} only in this version, not {variant.precision}"
     return None
+
+
+def all_buildable() -> tuple[str, ...]:
+    """Return every variant this version can build, but those that misbehave on purpose."""
+    return tuple(
+        f"{runtime}/{engine}/{precision}"
+        for runtime, engines in ENGINES.items()
+        for engine in engines
+        for precision in PRECISIONS
+        if buildable(Variant(runtime, engine, precision), test_runtimes=False) is None
+    )
 
 
 def needs(variant: Variant) -> tuple[str, ...]:

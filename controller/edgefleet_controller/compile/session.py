@@ -13,6 +13,8 @@ from onnxruntime.capi import onnxruntime_pybind11_state as states
 from edgefleet_controller.compile.fault import CompileFaultError
 from edgefleet_controller.compile.npz import Array, Arrays
 
+VERSION: str = ort.__version__
+
 RUNTIME_ERRORS: tuple[type[Exception], ...] = (
     states.Fail, states.InvalidArgument, states.InvalidGraph, states.InvalidProtobuf, states.NotImplemented,
     states.RuntimeException, states.EPFail, states.EngineError, states.NoModel, states.NoSuchFile,

@@ -25,9 +25,13 @@ from edgefleet_controller.compile.protocol import (
     BuildAnswer,
     BuildRequest,
     CompileAnswer,
+    CoverageAnswer,
+    CoverageRequest,
     FaultAnswer,
     IngestAnswer,
     IngestRequest,
+    RandomSamplesAnswer,
+    RandomSamplesRequest,
 )
 
 COMPILE_ARGV = (sys.executable, "-m", "edgefleet_controller.compile")
@@ -37,7 +41,7 @@ _GIB = 1024**3
 _CHECK = ChildLimits(timeout_s=180.0, memory_bytes=6 * _GIB)
 _BUILD = ChildLimits(timeout_s=900.0, memory_bytes=8 * _GIB)
 _RUN = ChildLimits(timeout_s=600.0, memory_bytes=6 * _GIB)
-_COMPILE_ANSWER: TypeAdapter[IngestAnswer | BuildAnswer | FaultAnswer] = TypeAdapter(CompileAnswer)
+_COMPILE_ANSWER: TypeAdapter[Record] = TypeAdapter(CompileAnswer)
 _WORKER_ANSWER: TypeAdapter[Answer] = TypeAdapter(Answer)
 _VERDICTS = {ChildEnd.TIMEOUT: Verdict.TIMEOUT, ChildEnd.OUT_OF_MEMORY: Verdict.OUT_OF_MEMORY}
 _Got = TypeVar("_Got", bound=Record)
@@ -128,6 +132,14 @@ class ChildSteps:
     def build(self, request: BuildRequest) -> BuildAnswer:
         """Make a model file. Raises StepError."""
         return _compile(request, self._limits.build, BuildAnswer)
+
+    def random_samples(self, request: RandomSamplesRequest) -> RandomSamplesAnswer:
+        """Draw samples. Raises StepError."""
+        return _compile(request, self._limits.check, RandomSamplesAnswer)
+
+    def coverage(self, request: CoverageRequest) -> CoverageAnswer:
+        """Say where operators would run. Raises StepError."""
+        return _compile(request, self._limits.build, CoverageAnswer)
 
     def outputs(self, job: OutputsJob) -> OutputsAnswer:
         """Run a model on samples. Raises StepError."""

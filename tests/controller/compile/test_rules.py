@@ -66,6 +66,7 @@ PARTS: dict[str, Any] = {
     "calibration": "sha256:3",
     "preprocess": {"x": InputTransform()},
     "license": None,
+    "samples_level": "real",
     "task": None,
     "variant": "ort/cpu/int8",
     "tools": {"onnx": "1"},

@@ -1,0 +1,167 @@
+"""`fleet build` and `fleet export`: artifacts without a fleet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from edgefleet_contract.errors import UserInputError
+from edgefleet_controller.cli import output
+from edgefleet_controller.cli.errors import build as record
+from edgefleet_controller.cli.output import FormatOption
+
+if TYPE_CHECKING:
+    from edgefleet_controller.cli.settings import Settings
+    from edgefleet_controller.workbench import BuildReport, Wanted, Workbench
+
+ALL_VARIANTS = "all"
+_MANIFESTS = frozenset({".yaml", ".yml"})
+TaskChoice = Literal["classification", "detection", "embedding", "segmentation", "sequence", "regression"]
+
+
+def register(app: typer.Typer) -> None:
+    """Add this group's commands."""
+    app.command("build")(build)
+    app.command("export")(export)
+
+
+def build(
+    ctx: typer.Context,
+    file: Annotated[Path, typer.Argument(metavar="MODEL|FILE", help="A model, or a manifest.", show_default=False)],
+    samples: Annotated[
+        Path | None, typer.Option("--samples", help=".npz of real inputs; without it, drawn at random.")
+    ] = None,
+    calibration: Annotated[
+        Path | None, typer.Option("--calibration", help=".npz to calibrate with; default: a part of the samples.")
+    ] = None,
+    variant: Annotated[
+        list[str] | None,
+        typer.Option("--variant", help="runtime/engine/precision, or `all`; may be given more than once."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Write each artifact below this folder.")] = None,
+    task: Annotated[TaskChoice | None, typer.Option("--task", help="What the outputs mean.")] = None,
+    preprocess_from: Annotated[
+        str | None, typer.Option("--preprocess-from", metavar="MANIFEST[:MODEL]", help="Take its preprocessing.")
+    ] = None,
+    workers: Annotated[int, typer.Option("--workers", min=1, max=64, help="Builds at once.")] = 2,
+    form: FormatOption = "table",
+) -> None:
+    """Build a model's artifacts here and check each against its source; exit 0 when at least one is good."""
+    from edgefleet_controller.cli.render_build import draw_builds
+    from edgefleet_controller.workbench import Workbench
+
+    settings: Settings = ctx.obj
+    if file.suffix in _MANIFESTS:
+        _refuse_model_options(samples=samples, calibration=calibration, task=task, preprocess_from=preprocess_from)
+        wanted = _of_manifest(file, variant)
+    else:
+        wanted = [_of_model(file, samples, calibration, variant, task, preprocess_from)]
+    bench = Workbench(settings.home(file), workers)
+    report = _with_progress(bench, wanted, out)
+    output.emit(report, form, lambda console: draw_builds(console, report))
+    raise typer.Exit(report.exit_code)
+
+
+def export(
+    ctx: typer.Context,
+    artifact: Annotated[str, typer.Argument(metavar="ARTIFACT", help="Its folder, or its digest.", show_default=False)],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to.", show_default=False)],
+    form: FormatOption = "table",
+) -> None:
+    """Write an artifact with its samples and a short script that runs it with the plain runtime."""
+    from edgefleet_controller.export import export_artifact
+    from edgefleet_controller.workbench import Workbench
+
+    settings: Settings = ctx.obj
+    document, place = Workbench(settings.home()).document(artifact)
+    script = export_artifact(document, place, folder)
+    data = {"api": "fleet/v1", "artifact": document.digest, "folder": str(folder), "script": str(script)}
+    output.emit(data, form, lambda console: console.print(f"{document.variant} of {document.model} is in {folder}"))
+    output.words(f"next: python {script}")
+
+
+def variants_of(given: list[str] | None) -> tuple[str, ...]:
+    """Return the variants the user asked for; none given: those of the built-in chains.
+
+    Raises:
+        UserInputError: not a variant.
+    """
+    from edgefleet_contract.variant import parse_variant
+    from edgefleet_controller.compile.registry import all_buildable
+    from edgefleet_controller.workbench import default_variants
+
+    if not given:
+        return default_variants()
+    if ALL_VARIANTS in given:
+        return all_buildable()
+    try:
+        return tuple(dict.fromkeys(str(parse_variant(text)) for text in given))
+    except ValueError as error:
+        msg = f"--variant: {error}"
+        raise UserInputError(msg) from error
+
+
+def _of_manifest(file: Path, variant: list[str] | None) -> list[Wanted]:
+    from edgefleet_controller.load import load_manifest
+    from edgefleet_controller.resolve import resolve_files
+    from edgefleet_controller.workbench import Wanted
+
+    loaded = load_manifest(file)
+    files = {text: found.path for text, found in resolve_files(loaded).items()}
+    variants = variants_of(variant)
+    return [Wanted(name, spec, files, variants) for name, spec in loaded.manifest.models.items()]
+
+
+def _of_model(
+    file: Path,
+    samples: Path | None,
+    calibration: Path | None,
+    variant: list[str] | None,
+    task: str | None,
+    preprocess_from: str | None,
+) -> Wanted:
+    from edgefleet_contract.manifest import ModelSpec
+    from edgefleet_controller.cli.options import preprocess_of
+    from edgefleet_controller.workbench import RANDOM_SAMPLES, Wanted, model_name
+
+    files = {str(each): _existing(each, what) for each, what in ((file, "MODEL"), (samples, "--samples")) if each}
+    if calibration is not None:
+        files[str(calibration)] = _existing(calibration, "--calibration")
+    spec = record(
+        ModelSpec,
+        source=str(file),
+        samples=str(samples or RANDOM_SAMPLES),
+        calibration=str(calibration) if calibration else None,
+        task=task,
+        preprocess=preprocess_of(preprocess_from),
+    )
+    return Wanted(model_name(file), spec, files, variants_of(variant), random=samples is None)
+
+
+def _refuse_model_options(**given: object) -> None:
+    named = [f"--{name.replace('_', '-')}" for name, value in given.items() if value is not None]
+    if named:
+        msg = f"{named[0]} goes with a model file; a manifest says it itself"
+        raise UserInputError(msg, next_step="leave it out, or name the model file instead of the manifest")
+
+
+def _existing(path: Path, what: str) -> Path:
+    from edgefleet_controller.cli.options import existing_file
+
+    return Path(existing_file(path, what))
+
+
+def _with_progress(bench: Workbench, wanted: list[Wanted], out: Path | None) -> BuildReport:
+    from edgefleet_controller.api import ProgressEvent
+    from edgefleet_controller.cli.progress import progress_view
+
+    with progress_view() as view:
+
+        def tell(_stage: str, key: str, text: str, done: float, total: float) -> None:
+            view.show(
+                ProgressEvent(id=0, at_ns=0, stage="build", key=key, text=text, done=done, total=total, unit="steps")
+            )
+
+        return bench.build(wanted, tell, out)

@@ -1,0 +1,205 @@
+"""`fleet build`, `export` and `explain` through the real command line and real compile children."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import Result
+from onnx import TensorProto, helper
+from typer.testing import CliRunner
+
+from edgefleet_controller.cli.app import app
+
+runner = CliRunner()
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dense layer with a ReLU: small, and with weights to quantise."""
+    weights = np.random.default_rng(1).normal(size=(8, 4)).astype(np.float32)
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["h"], name="dense"), helper.make_node("Relu", ["h"], ["y"])],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 4])],
+        [onnx.numpy_helper.from_array(weights, "w")],
+    )
+    path = tmp_path_factory.mktemp("models") / "Dense_Layer.onnx"
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
+    path.write_bytes(made.SerializeToString())
+    return path
+
+
+@pytest.fixture(scope="module")
+def samples(model: Path) -> Path:
+    path = model.with_name("samples.npz")
+    np.savez(path, x=np.random.default_rng(2).normal(size=(96, 8)).astype(np.float32))
+    return path
+
+
+def fleet(home: Path, *words: object) -> Result:
+    return runner.invoke(app, [str(word) for word in words], env={"FLEET_HOME": str(home), "COLUMNS": "160"})
+
+
+def built(home: Path, *words: object) -> list[dict[str, Any]]:
+    result = fleet(home, "build", *words, "-o", "json")
+    assert result.exit_code == 0, result.output
+    rows: list[dict[str, Any]] = json.loads(result.stdout)["builds"]
+    return rows
+
+
+def test_a_bare_model_is_built_checked_and_written_as_a_folder(
+    home: Path, model: Path, samples: Path, tmp_path: Path
+) -> None:
+    [row] = built(home, model, "--samples", samples, "--variant", "ort/cpu/int8", "--out", tmp_path)
+    assert (row["model"], row["verdict"], row["evidence"]) == ("dense-layer", "pass", "executed-on-device")
+    assert row["parity"]["n_samples"] == 48
+    file = Path(row["file"])
+    assert file.stat().st_size == row["bytes"]
+    document = json.loads((file.parent / "artifact.json").read_text())
+    assert document["provenance"]["materials"][0]["name"] == "source"
+    assert not list(tmp_path.rglob(".*partial"))
+
+
+def test_a_build_asked_twice_is_built_once_and_the_bytes_are_the_same(
+    home: Path, model: Path, samples: Path, tmp_path: Path
+) -> None:
+    asked = (model, "--samples", samples, "--variant", "ort/cpu/int8-dynamic", "--out")
+    [first] = built(home, *asked, tmp_path / "a")
+    [again] = built(home, *asked, tmp_path / "b")
+    [anew] = built(tmp_path / "other-home", *asked, tmp_path / "c")
+    assert (again["cached"], anew["cached"]) == (True, False)
+    assert first["artifact"] == again["artifact"] == anew["artifact"]
+    assert len({Path(row["file"]).read_bytes() for row in (first, again, anew)}) == 1
+
+
+def test_two_processes_that_ask_at_once_build_it_once(model: Path, samples: Path, tmp_path: Path) -> None:
+    argv = [str(Path(sys.executable).with_name("fleet")), "build", str(model), "--samples", str(samples)]
+    argv += ["--variant", "ort/cpu/fp32", "-o", "json"]
+    env = {"FLEET_HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
+    both = [subprocess.Popen(argv, env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) for _ in range(2)]
+    rows = [json.loads(process.communicate()[0])["builds"][0] for process in both]
+    assert sorted(row["cached"] for row in rows) == [False, True]
+    assert rows[0]["artifact"] == rows[1]["artifact"]
+
+
+def test_without_samples_they_are_drawn_and_the_verdict_is_weak(home: Path, model: Path) -> None:
+    [row] = built(home, model, "--variant", "ort/cpu/fp32")
+    assert row["verdict"] == "weak"
+    assert "random" in row["reason"]
+
+
+def test_a_variant_nobody_builds_is_unsupported_with_a_reason_and_no_good_one_exits_3(home: Path, model: Path) -> None:
+    result = fleet(home, "build", model, "--variant", "ort/cpu/int16x8", "-o", "json")
+    assert result.exit_code == 3
+    [row] = json.loads(result.stdout)["builds"]
+    assert row["verdict"] == "unsupported"
+    assert "int16x8" in row["reason"]
+
+
+@pytest.mark.parametrize(("fault", "word"), [("segv", "SIGSEGV"), ("exit", "code 3"), ("garbage", "answer")])
+def test_a_converter_that_misbehaves_is_one_failed_variant_and_the_others_are_built(
+    fault: str, word: str, home: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGEFLEET_TEST_RUNTIMES", "1")
+    bad, good = built(home, model, "--variant", f"misbehave/{fault}/int8", "--variant", "ort/cpu/fp32")
+    assert (bad["verdict"], good["verdict"]) == ("failed", "weak")
+    assert word in bad["reason"]
+    command = Path(bad["reproduce"], "command.sh").read_text()
+    assert "edgefleet_controller.compile" in command
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--variant", "ort/gpu/fp32"], "unknown engine"),
+        (["--samples", "nowhere.npz"], "no such file"),
+        (["--calibration", "nowhere.npz"], "no such file"),
+    ],
+)
+def test_wrong_options_are_named_and_nothing_is_built(words: list[str], said: str, home: Path, model: Path) -> None:
+    result = fleet(home, "build", model, *words)
+    assert result.exit_code == 2
+    assert said in result.stderr
+
+
+def test_a_folder_that_holds_something_else_is_not_overwritten(home: Path, model: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "dense-layer" / "ort-cpu-fp32"
+    mine.mkdir(parents=True)
+    (mine / "thesis.txt").write_text("mine")
+    result = fleet(home, "build", model, "--variant", "ort/cpu/fp32", "--out", tmp_path)
+    assert result.exit_code == 2
+    assert "no artifact's folder" in result.stderr
+    assert (mine / "thesis.txt").read_text() == "mine"
+
+
+def test_an_export_runs_with_the_plain_runtime_alone_and_gives_the_golden_outputs(
+    home: Path, examples: Path, tmp_path: Path
+) -> None:
+    source = examples / "models" / "mnist_cnn_fp32.onnx"
+    given = (
+        "--samples",
+        examples / "data" / "digits.npz",
+        "--preprocess-from",
+        f"{examples / 'quickstart.yaml'}:digits",
+    )
+    [row] = built(home, source, *given, "--variant", "ort/cpu/fp32", "--out", tmp_path / "out")
+    result = fleet(home, "export", Path(row["file"]).parent, tmp_path / "exported")
+    assert result.exit_code == 0, result.output
+    script = tmp_path / "exported" / "run.py"
+    said = subprocess.run([sys.executable, "-I", script], capture_output=True, text=True, check=True).stdout
+    golden = np.load(tmp_path / "exported" / "artifact_outputs.npz")["logits"][0]
+    assert f"{golden[0]:.3f}"[:5] in said
+    assert len(script.read_text().splitlines()) <= 14
+
+
+def test_an_artifact_is_exported_by_its_digest(home: Path, model: Path, tmp_path: Path) -> None:
+    [row] = built(home, model, "--variant", "ort/cpu/fp32")
+    assert fleet(home, "export", row["artifact"], tmp_path / "e").exit_code == 0
+    assert fleet(home, "export", "sha256:" + "0" * 64, tmp_path / "f").exit_code == 2
+    assert fleet(home, "export", "nonsense", tmp_path / "f").exit_code == 2
+
+
+def test_a_model_is_explained_operator_by_operator(home: Path, model: Path) -> None:
+    result = fleet(home, "explain", model, "--variant", "ort/cpu/fp32", "-o", "json")
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.stdout)
+    assert [(each["index"], each["type"], each["placed"]) for each in told["operators"]] == [
+        (0, "MatMul", "cpu"),
+        (1, "Relu", "cpu"),
+    ]
+    assert told["operators"][0]["name"] == "dense"
+    assert told["source"] == "runtime"
+
+
+def test_what_only_a_device_can_tell_is_said_so(home: Path, model: Path) -> None:
+    result = fleet(home, "explain", model, "--variant", "ort/qnn/int8")
+    assert result.exit_code == 2
+    assert "qnn" in result.stderr
+
+
+def test_an_artifact_is_explained_from_its_folder(home: Path, model: Path, samples: Path, tmp_path: Path) -> None:
+    [row] = built(home, model, "--samples", samples, "--variant", "ort/cpu/int8", "--out", tmp_path)
+    result = fleet(home, "explain", Path(row["file"]).parent)
+    assert result.exit_code == 0, result.output
+    for word in ("ort/cpu/int8", "calibration", "checked on the builder", "onnxruntime"):
+        assert word in result.stdout
+
+
+def test_a_damaged_document_is_refused(home: Path, tmp_path: Path) -> None:
+    (tmp_path / "artifact.json").write_text('{"format": "other"}')
+    result = fleet(home, "explain", tmp_path)
+    assert result.exit_code == 2
+    assert "not an artifact's document" in result.stderr
