@@ -232,6 +232,15 @@ def test_what_is_not_yaml_as_we_take_it_is_refused_at_its_place(text: str, line:
         (SMALL + "classes: {§all: {select: a}}\n", "built in; choose another name", None),
         (SMALL + 'classes: {kiosk: {select: §"a="}}\n', "not a condition: 'a='", None),
         (SMALL + "  - {model: digits, to: [cpu, §all]}\n", "to this twice, first at m.yaml:5:25", None),
+        (SMALL.replace("source:", "§sorce:"), "unknown key in models.digits", "source"),
+        (SMALL.replace("{model:", "{§modle:"), "unknown key in deployments[0]", "model"),
+        (SMALL.replace("fleet:", "§flet:"), "unknown key; allowed: fleet", "fleet"),
+        (with_model("preprocess: {x: {scale: §true}}"), "x.scale: expected a number", None),
+        (with_model("preprocess: {x: {mean: §false}}"), "x.mean: expected a number, or a list", None),
+        (with_model("preprocess: {x: {std: [1, §true]}}"), "x.std[1]: expected a number", None),
+        (with_model("dynamic: {x: {batch: [§true, 1, 8]}}"), "batch[0]: expected a whole number", None),
+        (with_model("metric: {min_drop: §true}"), "min_drop: not a share", None),
+        (with_deployment("to: cpu, rollout: {waves: [§true]}"), "a number of devices such as 1, or a share", None),
     ],
 )
 def test_a_mistake_is_explained_once_at_its_place(marked: str, words: str, suggestion: str | None) -> None:
@@ -240,6 +249,10 @@ def test_a_mistake_is_explained_once_at_its_place(marked: str, words: str, sugge
     assert words in str(error)
     assert error.suggestion == suggestion
     assert error.location == Location("m.yaml", before.count("\n") + 1, len(before) - before.rfind("\n"))
+
+
+def test_no_field_of_the_language_takes_true_or_false_so_none_can_be_meant() -> None:
+    assert '"boolean"' not in json.dumps(Manifest.model_json_schema())
 
 
 def test_the_message_has_place_offending_text_and_suggestion() -> None:

@@ -80,9 +80,12 @@ def explain(error: ValidationError, root: Node) -> Iterator[ManifestError]:
     traces = [_follow(root, detail["loc"]) for detail in details]
     deep = {detail["loc"][:end] for detail in details for end in range(len(detail["loc"]))}
     said = {prefix for trace in traces for prefix in _better_said(trace)}
+    misspelt = set(_misspelt(details, traces))
     for detail, trace in zip(details, traces, strict=True):
         if detail["type"] == "too_short" and detail["loc"] in deep:
             continue  # pydantic counts what was left after the errors inside
+        if detail["type"] == "missing" and (trace.path, trace.rest[-1:]) in misspelt:
+            continue  # the misspelt key is named with what it should be
         if not trace.misfit:
             yield _problem(detail, trace)
         elif trace.path not in said:
@@ -159,6 +162,16 @@ def _unknown_key(trace: _Trace) -> ManifestError:
         offending=shorten(str(key)),
         suggestion=nearest(str(key), allowed),
     )
+
+
+def _misspelt(details: Sequence[ErrorDetails], traces: Sequence[_Trace]) -> Iterator[tuple[Path, Path]]:
+    """Yield (place, required key) of keys that are missing because they are written wrong."""
+    for detail, trace in zip(details, traces, strict=True):
+        if detail["type"] == "extra_forbidden":
+            *above, key = trace.path
+            meant = nearest(str(key), allowed_keys(above))
+            if meant is not None:
+                yield tuple(above), (meant,)
 
 
 def _missing_key(trace: _Trace) -> ManifestError:

@@ -71,10 +71,23 @@ def descend(root: Node, path: Sequence[str | int]) -> Step:
     return step
 
 
+class Truth:
+    """`true` or `false` in a manifest, whose language has neither: no field takes one, and a number is no place for it.
+
+    Python counts True as 1, so that `scale: true` would pass for a number.
+    """
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __str__(self) -> str:
+        return self._text
+
+
 def plain(node: Node) -> object:
-    """Return the tree as plain lists, dictionaries and values."""
+    """Return the tree as plain lists, dictionaries and values; `true` and `false` as `Truth`."""
     if isinstance(node, ScalarNode):
-        return node.value
+        return Truth(node.text) if isinstance(node.value, bool) else node.value
     if isinstance(node, SequenceNode):
         return [plain(item) for item in node.items]
     return {key: plain(value) for key, (_, value) in node.entries.items()}
