@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgefleet_agent.preprocess import InputMismatchError, check_names, describe, prepare
-from edgefleet_agent.runtimes.base import Array, Session
+from edgefleet_agent.runtimes.base import Array, Session, reset_state
 from edgefleet_agent.samples import Samples
 from edgefleet_contract.artifact import InputTransform, TensorSpec
 from edgefleet_contract.errors import DeviceError
@@ -100,6 +100,8 @@ def run_samples(
 ) -> dict[str, Array]:
     """Return the outputs of all samples by name, first axis = sample.
 
+    A model that keeps state starts fresh: the samples are one sequence.
+
     Args:
         session: the model.
         feeder: the samples.
@@ -112,6 +114,7 @@ def run_samples(
         InputMismatchError: an output changes its shape from sample to sample.
     """
     deadline_s = monotonic_s() + limit_s
+    reset_state(session)
     runs: list[dict[str, Array]] = []
     for start in range(0, feeder.samples.n, feeder.batch_n):
         if monotonic_s() > deadline_s:

@@ -77,10 +77,14 @@ class EnergyAccept(Record):
 
 
 class PlacementAccept(Record):
-    """Limits on where operators run."""
+    """Limits on where operators run.
+
+    With neither said, fallback from an accelerator is forbidden, and between kernels of one CPU (`xnnpack`) allowed.
+    """
 
     min_accelerated: Share | None = None
-    fallback: FallbackPolicy = FallbackPolicy.ALLOW
+    """The least share of operators on the engine asked for; it allows the rest to run elsewhere."""
+    fallback: FallbackPolicy | None = None
 
 
 class MetricKind(str, Enum):

@@ -122,10 +122,13 @@ class EnergySpec(Record):
 
 
 class PlacementSpec(Record):
-    """Limits on where operators run."""
+    """Limits on where operators run.
+
+    With neither said, fallback from an accelerator is forbidden, and between kernels of one CPU (`xnnpack`) allowed.
+    """
 
     min_accelerated: ShareText | None = None
-    fallback: FallbackPolicy = FallbackPolicy.ALLOW
+    fallback: FallbackPolicy | None = None
 
 
 class AcceptSpec(Record):

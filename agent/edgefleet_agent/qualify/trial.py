@@ -1,6 +1,6 @@
 """The trial: one artifact, on this device, through every gate.
 
-Order: files, load, placement, outputs, parity with the source, parity with the builder, latency, memory, energy. The
+Order: files, load, outputs, parity with the source, parity with the builder, placement, latency, memory, energy. The
 first gate missed ends it; what was measured until then stays in the result.
 """
 
@@ -28,6 +28,7 @@ from edgefleet_agent.qualify.findings import Findings, GateMissedError
 from edgefleet_agent.qualify.latency import Start, measure_latency, require_single_stream
 from edgefleet_agent.qualify.memory import MemoryMeter
 from edgefleet_agent.runtimes.base import Array, Runtime, Session, UnsupportedError
+from edgefleet_agent.runtimes.mapped import mapped
 from edgefleet_agent.runtimes.registry import find_runtime
 from edgefleet_contract.artifact import ArtifactDocument, FileRole
 from edgefleet_contract.errors import DeviceError, UserInputError
@@ -113,10 +114,11 @@ class _Trial:
         session, load_ns = self._load(folder)
         try:
             feeder, first_ns = self._first(session)
-            self._prove_placement(session)
+            self.findings.measured["placement"] = session.placement()
             outputs = _outputs(session, feeder, monotonic_s)
             self.meter.pause()
             self._prove_parity(outputs)
+            self._prove_placement()
             self.meter.resume()
             self._measure(session, feeder, Start(load_ns, first_ns))
         finally:
@@ -130,9 +132,10 @@ class _Trial:
             raise CorruptArtifactError(msg)
         began_ns = self.clocks.now_ns()
         try:
-            session = self.runtime.load(
+            loaded = self.runtime.load(
                 folder / model.name, variant=self.variant, threads=self.job.latency.threads, spinning=SPINNING
             )
+            session = mapped(loaded, self.document.io.input_map, self.document.io.output_map)
         except UnsupportedError:
             raise
         except DeviceError as error:
@@ -153,10 +156,12 @@ class _Trial:
             raise GateMissedError(Verdict.FAILED, Gate.LOAD, str(error)) from error
         return feeder, self.clocks.now_ns() - began_ns
 
-    def _prove_placement(self, session: Session) -> None:
-        placement = session.placement()
-        self.findings.measured["placement"] = placement
-        self.findings.rule(verdict.judge_placement(placement, self.job.accept.placement), Gate.PLACEMENT)
+    def _prove_placement(self) -> None:
+        """Judge where operators ran, after parity: an engine that computes wrongly shall be known for that."""
+        ruling = verdict.judge_placement(
+            self.findings.measured["placement"], self.job.accept.placement, engine=self.variant.engine
+        )
+        self.findings.rule(ruling, Gate.PLACEMENT)
 
     def _prove_parity(self, outputs: Mapping[str, Array]) -> None:
         """Ask both questions before judging either: whether the device or the artifact is at fault takes both."""

@@ -35,9 +35,22 @@ class Ruling:
 
 PASSED = Ruling()
 
+_CPU_ENGINES = frozenset({"cpu", "xnnpack"})
+"""Engines whose fallback runs on the same CPU: slower at worst, and latency shows that."""
+_MAX_NAMED = 5
 
-def judge_placement(placement: PlacementResult | None, accept: PlacementAccept) -> Ruling:
-    """Judge where operators ran. What could not be read misses a limit: it was not shown to hold."""
+
+def judge_placement(placement: PlacementResult | None, accept: PlacementAccept, *, engine: str) -> Ruling:
+    """Judge where operators ran. What could not be read misses a limit: it was not shown to hold.
+
+    Fallback nobody asked for misses the gate unless the manifest allows it, be it in words or by a share below 1.
+
+    Args:
+        placement: what the runtime told; None when it does not tell.
+        accept: the manifest's limits.
+        engine: the engine asked for.
+    """
+    unsaid = accept.fallback is None and accept.min_accelerated is None
     forbidden = accept.fallback is FallbackPolicy.FORBID
     limited = forbidden or accept.min_accelerated is not None
     if placement is None:
@@ -46,13 +59,23 @@ def judge_placement(placement: PlacementResult | None, accept: PlacementAccept) 
     ran = f"{format_share(placement.accelerated)} of operators ran on the engine asked for ({_nodes(placement)})"
     if accept.min_accelerated is not None and placement.accelerated < accept.min_accelerated:
         return Ruling(missed=f"{ran}; at least {format_share(accept.min_accelerated)} must")
-    if placement.accelerated < 1.0:
-        return Ruling(missed=f"{ran}; fallback is forbidden") if forbidden else Ruling(warnings=(ran,))
-    return PASSED
+    if placement.accelerated == 1.0:
+        return PASSED
+    if forbidden:
+        return Ruling(missed=f"{ran}; fallback is forbidden")
+    if unsaid and engine not in _CPU_ENGINES:
+        step = "write `placement: {fallback: allow}` under `accept` to accept it"
+        return Ruling(missed=f"{ran}; nobody asked for fallback; {step}")
+    return Ruling(warnings=(ran,))
 
 
 def _nodes(placement: PlacementResult) -> str:
-    return ", ".join(f"{name}: {count}" for name, count in sorted(placement.nodes.items()))
+    counts = ", ".join(f"{name}: {count}" for name, count in sorted(placement.nodes.items()))
+    frequent = sorted(placement.elsewhere, key=lambda op: (-placement.elsewhere[op], op))
+    if not frequent:
+        return counts
+    more = " …" if len(frequent) > _MAX_NAMED else ""
+    return f"{counts}; not: {', '.join(frequent[:_MAX_NAMED])}{more}"
 
 
 def judge_parity(parity: ParityResult) -> Ruling:

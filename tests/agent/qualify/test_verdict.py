@@ -135,19 +135,37 @@ def test_measured_energy_is_judged_by_its_limit(energy_mj: float, missed: bool) 
 
 
 def test_operators_that_fell_back_are_warned_of_limited_or_forbidden() -> None:
-    assert judge_placement(placement(0.9), PlacementAccept()).warnings
-    assert judge_placement(placement(0.9), PlacementAccept(min_accelerated=0.9)).missed is None
-    assert judge_placement(placement(0.8), PlacementAccept(min_accelerated=0.9)).missed
-    forbidden = judge_placement(placement(0.9), PlacementAccept(fallback=FallbackPolicy.FORBID)).missed
-    assert forbidden is not None
-    assert "CPU: 1, GPU: 9" in forbidden
-    assert judge_placement(placement(1.0), PlacementAccept(fallback=FallbackPolicy.FORBID)) == PASSED
+    assert judge_placement(placement(0.9), PlacementAccept(fallback=FallbackPolicy.ALLOW), engine="gpu").warnings
+    assert judge_placement(placement(0.9), PlacementAccept(min_accelerated=0.9), engine="gpu").missed is None
+    assert judge_placement(placement(0.8), PlacementAccept(min_accelerated=0.9), engine="gpu").missed
+    for engine in ("gpu", "xnnpack"):
+        forbidden = judge_placement(placement(0.9), PlacementAccept(fallback=FallbackPolicy.FORBID), engine=engine)
+        assert forbidden.missed is not None
+        assert "CPU: 1, GPU: 9" in forbidden.missed
+    assert judge_placement(placement(1.0), PlacementAccept(fallback=FallbackPolicy.FORBID), engine="gpu") == PASSED
+
+
+def test_fallback_nobody_asked_for_misses_the_gate_unless_both_are_the_same_cpu() -> None:
+    missed = judge_placement(placement(0.9), PlacementAccept(), engine="gpu").missed
+    assert missed is not None
+    assert "fallback: allow" in missed
+    assert judge_placement(placement(0.0), PlacementAccept(), engine="edgetpu").missed
+    on_cpu = judge_placement(placement(0.9), PlacementAccept(), engine="xnnpack")
+    assert (on_cpu.missed, len(on_cpu.warnings)) == (None, 1)
+    assert judge_placement(placement(1.0), PlacementAccept(), engine="gpu") == PASSED
+
+
+def test_a_fallback_names_the_most_frequent_operators_that_fell_back() -> None:
+    ops = {"SOFTMAX": 1, "ADD": 9, "MUL": 3, "PAD": 2, "CAST": 1, "TANH": 1}
+    told = placement(0.5).model_copy(update={"elsewhere": ops})
+    warning = judge_placement(told, PlacementAccept(), engine="xnnpack").warnings[0]
+    assert "not: ADD, MUL, PAD, CAST, SOFTMAX …" in warning
 
 
 def test_placement_that_is_not_told_misses_a_limit_and_else_warns() -> None:
-    assert judge_placement(None, PlacementAccept()).missed is None
-    assert judge_placement(None, PlacementAccept(min_accelerated=0.1)).missed
-    assert judge_placement(None, PlacementAccept(fallback=FallbackPolicy.FORBID)).missed
+    assert judge_placement(None, PlacementAccept(), engine="gpu").missed is None
+    assert judge_placement(None, PlacementAccept(min_accelerated=0.1), engine="gpu").missed
+    assert judge_placement(None, PlacementAccept(fallback=FallbackPolicy.FORBID), engine="gpu").missed
 
 
 def test_parity_names_the_check_that_failed_and_lets_weak_pass_with_a_warning() -> None:
