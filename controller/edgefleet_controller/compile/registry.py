@@ -21,8 +21,8 @@ class Target:
         engines: engines it builds for.
         precisions: precisions it makes.
         needs: what must be installed on the controller.
-        on_host: engine → engine the builder runs the result under, for the check against the source; an engine left
-            out is not run on the builder.
+        on_host: engine → engine the builder runs the result under, for the check against the source, or
+            `runtime/engine` where another runtime runs the same file; an engine left out is not run on the builder.
         suffix: how the model file's name ends.
     """
 
@@ -42,6 +42,20 @@ TARGETS: Mapping[str, Target] = {
         ("onnx", "onnxruntime"),
         on_host={"cpu": "cpu"},
     ),
+    "tensorrt": Target(
+        f"{_MODULES}.trt",
+        frozenset({"gpu", "dla"}),
+        frozenset({"fp32", "fp16", "int8"}),
+        ("onnx", "onnxruntime"),
+        on_host={"gpu": "ort/cpu", "dla": "ort/cpu"},
+    ),
+    "tensorrt-rtx": Target(
+        f"{_MODULES}.trt_rtx",
+        frozenset({"gpu"}),
+        frozenset({"fp32", "fp16", "int8"}),
+        ("onnx", "onnxruntime", "tensorrt_rtx_bindings"),
+        suffix=".plan",
+    ),
     "misbehave": Target(
         f"{_MODULES}.misbehave",
         frozenset({"segv", "hang", "oom", "garbage", "exit", "wrong"}),
@@ -51,8 +65,6 @@ TARGETS: Mapping[str, Target] = {
 
 _NOT_YET: Mapping[str, str] = {
     "tflite": "TFLite conversion is not in this version",
-    "tensorrt": "TensorRT builds are not in this version",
-    "tensorrt-rtx": "TensorRT-RTX builds are not in this version",
 }
 
 
@@ -64,7 +76,10 @@ def target_of(variant: Variant) -> Target:
 def host_variant(variant: Variant) -> Variant | None:
     """Return the variant the builder runs an artifact as, for the check against its source; None: it cannot."""
     engine = target_of(variant).on_host.get(variant.engine)
-    return variant._replace(engine=engine) if engine is not None else None
+    if engine is None:
+        return None
+    runtime, _, other = engine.rpartition("/")
+    return variant._replace(runtime=runtime or variant.runtime, engine=other)
 
 
 def buildable(variant: Variant, *, test_runtimes: bool | None = None) -> str | None:
