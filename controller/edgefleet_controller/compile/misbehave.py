@@ -1,5 +1,5 @@
-"""Target `misbehave`, for rigs: precision fp32 ships the source to the agent's test runtime of that name; precision int8
-is a converter that commits the fault itself, while it builds."""
+"""Target `misbehave`, for rigs: fp32 ships the source to the agent's test runtime; int8 is a converter that commits the
+fault itself, while it builds."""
 
 from __future__ import annotations
 

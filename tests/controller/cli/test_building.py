@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from click.testing import Result
 from onnx import TensorProto, helper
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from edgefleet_controller.cli.app import app
 
