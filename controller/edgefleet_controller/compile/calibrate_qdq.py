@@ -65,6 +65,8 @@ _SETTINGS: Mapping[QdqLayout, _Settings] = {
             "ActivationSymmetric": True,
             "WeightSymmetric": True,
             "QuantizeBias": False,
+            # The bias stays float, so weights need no scale fit for an int32 one; ONNX Runtime fails on some at that.
+            "QDQDisableWeightAdjustForInt32Bias": True,
             # Rounding before an activation would keep TensorRT from fusing the two, and spend levels on what it cuts.
             "OpTypesToExcludeOutputQuantization": list(_TENSORRT_OPERATORS),
         },
