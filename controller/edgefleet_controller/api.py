@@ -5,6 +5,7 @@ The service implements `FleetApi`; the HTTP client implements it too. The comman
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
@@ -296,6 +297,14 @@ class Empty(Record):
     """Nothing to say."""
 
 
+OnSent = Callable[[int], None]
+"""Called with how many bytes of a file were sent so far; may start again from the beginning."""
+
+
+def nobody(_sent_bytes: int) -> None:
+    """Tell nobody."""
+
+
 class FleetApi(Protocol):
     """Everything the command line can ask. Errors are `EdgefleetError`s of the fitting family."""
 
@@ -326,5 +335,9 @@ class FleetApi(Protocol):
     def missing(self, request: MissingRequest) -> MissingResult:
         """Say which blobs are lacking."""
 
-    def put_blob(self, digest: str, path: Path) -> None:
-        """Bring a file's content to the controller. Raises UserInputError when it does not match its digest."""
+    def put_blob(self, digest: str, path: Path, *, on_sent: OnSent = nobody) -> None:
+        """Bring a file's content to the controller, telling `on_sent` how far it is.
+
+        Raises:
+            UserInputError: it does not match its digest.
+        """

@@ -30,6 +30,7 @@ from edgefleet_controller.api import (
 )
 from edgefleet_controller.build import Builder, Built, CheckedModel, NotBuilt
 from edgefleet_controller.compile.registry import buildable
+from edgefleet_controller.deliveries import Deliveries, Moved
 from edgefleet_controller.planner import (
     DEFAULT_CHAINS,
     Artifacts,
@@ -81,10 +82,17 @@ class Applier:
     """Runs applies, one at a time; a newer one takes the place of one that still waits for devices."""
 
     def __init__(
-        self, store: Store, builder: Builder, publish: Publish, bell: Bell, clock_ns: Callable[[], int] = time.time_ns
+        self,
+        store: Store,
+        builder: Builder,
+        deliveries: Deliveries,
+        publish: Publish,
+        bell: Bell,
+        clock_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self._store = store
         self._builder = builder
+        self._deliveries = deliveries
         self._publish = publish
         self._bell = bell
         self._clock_ns = clock_ns
@@ -201,6 +209,7 @@ class Applier:
     def _send_again(self, revision: int) -> None:
         for state in self._store.all_desired():
             if state.revision == revision:
+                self._deliveries.expect(state)
                 self._publish(state)
 
     def _build(self, prepared: _Prepared) -> Artifacts:
@@ -222,14 +231,21 @@ class Applier:
         progress = self._progress
         for report in reports:
             if progress is not None and isinstance(report.body, Transition):
+                if report.body.state is not DeviceState.FETCHING:
+                    self._tell(self._deliveries.arrived(report.device, report.body.model, report.body.variant))
                 progress.event("device", f"{report.device}/{report.body.model}", _told(report.body))
         self.settle()
 
-    def chunks_sent(self, device: str, digest: str, end_bytes: int, size_bytes: int) -> None:
+    def chunks_sent(self, device: str, digest: str, end_bytes: int) -> None:
         """Tell how far a transfer has come."""
-        if self._progress is not None:
-            key = f"{device} {digest.removeprefix('sha256:')[:12]}"
-            self._progress.event("deliver", key, f"to {device}", float(end_bytes), float(size_bytes), "bytes")
+        self._tell(self._deliveries.sent(device, digest, end_bytes))
+
+    def _tell(self, moved: Moved | None) -> None:
+        if moved is None or self._progress is None:
+            return
+        key = f"{moved.model} {moved.variant} to {moved.device}"
+        text = "sent" if moved.done_bytes >= moved.total_bytes else "sending"
+        self._progress.event("deliver", key, text, float(moved.done_bytes), float(moved.total_bytes), "bytes")
 
     def settle(self) -> None:
         """Finish the newest revision when every device has reached what it was told."""

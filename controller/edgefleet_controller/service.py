@@ -7,8 +7,11 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
+from pydantic import ValidationError
+
+from edgefleet_contract.artifact import ArtifactDocument
 from edgefleet_contract.desired import DesiredState
-from edgefleet_contract.errors import UserInputError
+from edgefleet_contract.errors import EdgefleetError, UserInputError
 from edgefleet_contract.report import Report
 from edgefleet_controller.api import (
     ApplyAccepted,
@@ -21,16 +24,19 @@ from edgefleet_controller.api import (
     HealthResult,
     MissingRequest,
     MissingResult,
+    OnSent,
     PlanResult,
     QueryRequest,
     QueryResult,
     RevisionQuery,
     RevisionStatus,
     StatusResult,
+    nobody,
 )
 from edgefleet_controller.applying import Applier, revision_rows
 from edgefleet_controller.blobs import BlobStore
 from edgefleet_controller.build import Builder
+from edgefleet_controller.deliveries import Deliveries
 from edgefleet_controller.link import ControllerLink
 from edgefleet_controller.progress import Bell
 from edgefleet_controller.stack.home import FleetHome
@@ -110,7 +116,7 @@ class Reading:
         """Refuse: blobs are taken by a running controller."""
         raise _not_running()
 
-    def put_blob(self, _digest: str, _path: Path) -> None:
+    def put_blob(self, _digest: str, _path: Path, *, on_sent: OnSent = nobody) -> None:  # noqa: ARG002 - the port's
         """Refuse: blobs are taken by a running controller."""
         raise _not_running()
 
@@ -127,7 +133,9 @@ class Service(Reading):
         self._blobs = blobs
         self._bell = Bell()
         self._link: ControllerLink | None = None
-        self._applier = Applier(store, Builder(blobs, store, home.work), self._publish, self._bell, clock_ns)
+        builder = Builder(blobs, store, home.work)
+        deliveries = Deliveries(self._document_of)
+        self._applier = Applier(store, builder, deliveries, self._publish, self._bell, clock_ns)
 
     def connect(self, link: ControllerLink) -> None:
         """Say over which link desired states go out."""
@@ -165,9 +173,10 @@ class Service(Reading):
         """Say which blobs are lacking."""
         return MissingResult(digests=tuple(digest for digest in request.digests if not self._blobs.has(digest)))
 
-    def put_blob(self, digest: str, path: Path) -> None:
+    def put_blob(self, digest: str, path: Path, *, on_sent: OnSent = nobody) -> None:
         """Take a file's content. Raises UserInputError when it does not match its digest."""
         self._blobs.put_file(path, digest)
+        on_sent(path.stat().st_size)
 
     # -- told by the link -------------------------------------------------------------------------------------
 
@@ -181,9 +190,16 @@ class Service(Reading):
         self._applier.settle()
         self._bell.ring()
 
-    def chunks_sent(self, device: str, digest: str, end_bytes: int, size_bytes: int) -> None:
+    def chunks_sent(self, device: str, digest: str, end_bytes: int, size_bytes: int) -> None:  # noqa: ARG002 - the port's
         """A device was sent a part of a blob."""
-        self._applier.chunks_sent(device, digest, end_bytes, size_bytes)
+        self._applier.chunks_sent(device, digest, end_bytes)
+
+    def _document_of(self, artifact: str) -> ArtifactDocument | None:
+        """Return an artifact's document for the progress bars, which do without what cannot be read."""
+        try:
+            return ArtifactDocument.model_validate_json(self._blobs.read(artifact))
+        except (EdgefleetError, ValidationError):
+            return None
 
     def _publish(self, desired: DesiredState) -> None:
         if self._link is not None:

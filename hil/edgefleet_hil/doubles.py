@@ -135,13 +135,14 @@ class FakeFleetApi:
         self._note("missing", request)
         return api.MissingResult(digests=tuple(digest for digest in request.digests if digest not in self.blobs))
 
-    def put_blob(self, digest: str, path: Path) -> None:
+    def put_blob(self, digest: str, path: Path, *, on_sent: api.OnSent = api.nobody) -> None:
         """Keep a file's content. Raises UserInputError when it does not match its digest."""
         self._note("put_blob", digest)
         content = path.read_bytes()
         if SHA256_PREFIX + hashlib.sha256(content).hexdigest() != digest:
             raise UserInputError(f"the content does not match {digest}")
         self.blobs[digest] = content
+        on_sent(len(content))
 
 
 def _controller(options: argparse.Namespace) -> None:

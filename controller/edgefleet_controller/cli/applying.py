@@ -18,6 +18,7 @@ from edgefleet_controller.api import (
     FileRef,
     FleetApi,
     MissingRequest,
+    OnSent,
     Phase,
     PlanResult,
     ProgressEvent,
@@ -190,13 +191,24 @@ def _send_files(api: FleetApi, files: Mapping[str, ResolvedFile], view: Progress
     by_digest = {file.digest: file for file in files.values()}
     lacking = [by_digest[digest] for digest in api.missing(MissingRequest(digests=tuple(by_digest))).digests]
     total_bytes = sum(file.size_bytes for file in lacking)
-    sent_bytes = 0
+    before_bytes = 0
     for file in lacking:
-        view.show(_sending(f"sending {file.path.name}", sent_bytes, total_bytes))
-        api.put_blob(file.digest, file.path)
-        sent_bytes += file.size_bytes
+        api.put_blob(file.digest, file.path, on_sent=_teller(view, file, before_bytes, total_bytes))
+        before_bytes += file.size_bytes
     if lacking:
-        view.show(_sending(f"sent {len(lacking)} file(s)", sent_bytes, total_bytes))
+        view.show(_sending(f"sent {len(lacking)} file(s)", before_bytes, total_bytes))
+
+
+def _teller(view: ProgressView, file: ResolvedFile, before_bytes: int, total_bytes: int) -> OnSent:
+    """Show a file as begun, and return what shows how far it is."""
+    text = f"sending {file.path.name}"
+
+    def tell(sent_bytes: int) -> None:
+        if sent_bytes < file.size_bytes:  # sent is not yet taken: the full bar is for the answer
+            view.show(_sending(text, before_bytes + sent_bytes, total_bytes))
+
+    tell(0)
+    return tell
 
 
 def _sending(text: str, done_bytes: int, total_bytes: int) -> ProgressEvent:

@@ -111,7 +111,7 @@ class HttpApi:
         """Say which blobs are lacking."""
         return self._post("missing", request, api.MissingResult)
 
-    def put_blob(self, digest: str, path: Path, *, on_sent: Callable[[int], None] = lambda _: None) -> None:
+    def put_blob(self, digest: str, path: Path, *, on_sent: api.OnSent = api.nobody) -> None:
         """Bring a file's content to the controller.
 
         Args:

@@ -9,6 +9,8 @@ import pytest
 from edgefleet_contract.errors import TransportError, UserInputError
 from edgefleet_controller import api
 from edgefleet_controller.api import DeviceModelRow, ExitCode, Phase, ProgressEvent, RevisionStatus
+from edgefleet_controller.cli.applying import _send_files, prepare
+from edgefleet_controller.cli.progress import PlainView
 from edgefleet_hil.doubles import online_device
 from edgefleet_hil.scripted import Cli, Clock, FakeBackend, ScriptedApi
 
@@ -47,13 +49,18 @@ def test_a_stack_another_terminal_has_just_started_is_waited_for_and_then_used(
 
 
 def test_the_first_agent_of_a_running_stack_is_waited_for_before_anything_is_asked(
-    cli: Cli, backend: FakeBackend, scripted: ScriptedApi, manifest: Path, complete: RevisionStatus
+    cli: Cli,
+    backend: FakeBackend,
+    scripted: ScriptedApi,
+    manifest: Path,
+    complete: RevisionStatus,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     backend.stack_runs = True
     scripted.revisions = [complete]
     unknown = online_device("local").model_copy(update={"profile": None})
     late = [(), (unknown,), (online_device("local"),)]
-    scripted.devices = lambda _: api.DevicesResult(devices=late.pop(0))  # type: ignore[method-assign]
+    monkeypatch.setattr(scripted, "devices", lambda _: api.DevicesResult(devices=late.pop(0)))
     result = cli("apply", str(manifest))
     assert result.exit_code == 0
     assert late == []
@@ -74,12 +81,17 @@ def test_an_agent_that_never_comes_ends_the_wait_with_where_to_look(
 
 
 def test_a_stack_that_ends_while_it_is_waited_for_gives_way_to_a_private_one(
-    cli: Cli, backend: FakeBackend, scripted: ScriptedApi, manifest: Path, complete: RevisionStatus
+    cli: Cli,
+    backend: FakeBackend,
+    scripted: ScriptedApi,
+    manifest: Path,
+    complete: RevisionStatus,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     backend.stack_runs = True
     backend.starting_polls_n = 1000
     scripted.revisions = [complete]
-    backend.starting = lambda _home: backend.starting_polls_n > 995  # type: ignore[method-assign]
+    monkeypatch.setattr(backend, "starting", lambda _: backend.starting_polls_n > 995)
     assert cli("apply", str(manifest)).exit_code == 0
     assert backend.log[0].startswith("start fleet apply")
 
@@ -388,3 +400,28 @@ def test_with_the_detailed_exit_code_a_bad_manifest_is_1_so_that_2_stays_clear(c
     manifest.write_text("fleet: v2\n", encoding="utf-8")
     assert cli("plan", str(manifest), "--detailed-exitcode").exit_code == 1
     assert cli("plan", str(manifest)).exit_code == 2
+
+
+def test_the_upload_bar_moves_within_a_file_and_is_full_only_when_all_are_taken(
+    scripted: ScriptedApi, manifest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[tuple[str, float | None]] = []
+
+    class Seen(PlainView):
+        def show(self, event: ProgressEvent) -> None:
+            shown.append((event.text, event.done))
+
+    def put_blob(_digest: str, path: Path, *, on_sent: api.OnSent) -> None:
+        size_bytes = path.stat().st_size
+        for sent_bytes in (size_bytes // 2, size_bytes):
+            on_sent(sent_bytes)
+
+    monkeypatch.setattr(scripted, "put_blob", put_blob)
+    _send_files(scripted, prepare(manifest).files, Seen())
+    sizes = [(name, (manifest.parent / name).stat().st_size) for name in ("digits.onnx", "digits.npz")]
+    (first, first_bytes), (second, second_bytes) = sizes
+    assert shown == [
+        (f"sending {first}", 0), (f"sending {first}", first_bytes // 2),
+        (f"sending {second}", first_bytes), (f"sending {second}", first_bytes + second_bytes // 2),
+        ("sent 2 file(s)", first_bytes + second_bytes),
+    ]  # fmt: skip
