@@ -1,0 +1,86 @@
+"""LiteRT on this machine's CPU: the one place of the compiler that runs TFLite files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from edgefleet_controller.compile.npz import Array, Arrays
+
+
+class RefusedError(Exception):
+    """The runtime does not load, prepare or run the file."""
+
+
+@dataclass(frozen=True)
+class Port:
+    """An input or output of a file."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    index: int
+
+
+class Interpreter:
+    """A loaded TFLite file, run with one thread.
+
+    Args:
+        data: the file.
+        delegate: whether XNNPACK may take what it can, as it does on devices; a graph it cannot prepare is tried again
+            without it.
+
+    Raises:
+        RefusedError: the file cannot be prepared.
+    """
+
+    def __init__(self, data: bytes, *, delegate: bool = True) -> None:
+        try:
+            self._interpreter = _prepared(data, delegate=delegate)
+        except (RuntimeError, ValueError) as error:
+            if not delegate:
+                raise RefusedError(short(error)) from error
+            try:
+                self._interpreter = _prepared(data, delegate=False)
+            except (RuntimeError, ValueError) as again:
+                raise RefusedError(short(again)) from again
+        self.inputs = tuple(_port(each) for each in self._interpreter.get_input_details())
+        self.outputs = tuple(_port(each) for each in self._interpreter.get_output_details())
+
+    def run(self, feeds: Arrays) -> list[Array]:
+        """Return the outputs for one set of inputs by the file's names, in the file's order. Raises RefusedError."""
+        try:
+            for port in self.inputs:
+                self._interpreter.set_tensor(port.index, np.ascontiguousarray(feeds[port.name]))
+            self._interpreter.invoke()
+        except (RuntimeError, ValueError) as error:
+            raise RefusedError(short(error)) from error
+        return [np.array(self._interpreter.get_tensor(port.index)) for port in self.outputs]
+
+    def run_all(self, feeds: Iterable[Arrays]) -> list[Array]:
+        """Return each output for all feeds, stacked along a new first axis. Raises RefusedError."""
+        columns = zip(*(self.run(feed) for feed in feeds), strict=True)
+        return [np.stack(column) for column in columns]
+
+
+def _prepared(data: bytes, *, delegate: bool) -> Any:
+    from ai_edge_litert.interpreter import Interpreter as LiteRt
+    from ai_edge_litert.interpreter import OpResolverType
+
+    resolver = OpResolverType.AUTO if delegate else OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+    made = LiteRt(model_content=data, num_threads=1, experimental_op_resolver_type=resolver)
+    made.allocate_tensors()
+    return made
+
+
+def _port(details: Any) -> Port:
+    shape = tuple(int(size) for size in details["shape"])
+    return Port(str(details["name"]), shape, np.dtype(details["dtype"]).name, int(details["index"]))
+
+
+def short(error: Exception, limit_chars: int = 300) -> str:
+    """Return an error's text on one line, shortened."""
+    return " ".join(str(error).split())[:limit_chars]
