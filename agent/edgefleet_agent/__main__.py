@@ -24,6 +24,7 @@ def build_parser() -> argparse.ArgumentParser:
     run.set_defaults(call=commands.run)
     probe = sub.add_parser("probe", help="print what this device is and can do", epilog=EXIT_CODES)
     add_identity_options(probe)
+    probe.add_argument("--sysfs-root", metavar="DIR", help="a tree laid out like /sys to read sensors from")
     _add_output(probe)
     probe.set_defaults(call=commands.probe)
     qualify = sub.add_parser("qualify", help="prove one artifact on this device", epilog=EXIT_CODES)

@@ -20,6 +20,7 @@ from edgefleet_agent.blobs import DOCUMENT_NAME, Storage
 from edgefleet_agent.config import AgentConfig, ConfigError, config_from, parse_labels, parse_name, parse_period_s
 from edgefleet_agent.filesystem import Filesystem
 from edgefleet_agent.records import AgentState
+from edgefleet_agent.sensors.table import sensor_rows
 from edgefleet_agent.state import StateError, StateStore, open_database
 from edgefleet_agent.trial import run_in_worker, trial_of
 from edgefleet_contract.base import Record
@@ -84,21 +85,32 @@ def _probe_here(config: AgentConfig) -> Profile:
 
 def probe(options: argparse.Namespace) -> int:
     """Print what this device is and can do."""
-    from edgefleet_agent.probe import probe_engines_in_child, probe_profile
+    from edgefleet_agent.probe import probe_engines_in_child, probe_profile, with_readings
 
+    root = _sysfs_root(options.sysfs_root)
     device = parse_name(options.device or os.environ.get("EDGEFLEET_DEVICE") or _host_name(), "--device")
     site = parse_name(options.site or os.environ.get("EDGEFLEET_SITE") or "local", "--site")
     labels = parse_labels(options.label)
-    profile = probe_profile(site, device, labels, probe_engines_in_child(options.test_runtimes))
+    engines = () if options.sysfs_root else probe_engines_in_child(options.test_runtimes)
+    profile = with_readings(probe_profile(site, device, labels, engines, sysfs_root=root), root)
     if options.output == "json":
         _print_json(profile)
         return 0
     what = [("device", profile.device), ("arch", profile.arch), ("os", profile.os), ("cpu", profile.cpu_model)]
-    engines = [
+    found = [
         (engine.target, f"{engine.status.value} {engine.version or engine.reason or ''}") for engine in profile.engines
     ]
-    _print_table([*what, *engines])
+    _print_table([*what, *found, *sensor_rows(profile)])
     return 0
+
+
+def _sysfs_root(given: str | None) -> Path:
+    """Return where sensors are read. Raises ConfigError when it is no folder."""
+    root = Path(given) if given else Path("/sys")
+    if given and not root.is_dir():
+        msg = f"--sysfs-root {given}: no such folder"
+        raise ConfigError(msg, next_step="give a folder laid out like /sys, or leave it out")
+    return root
 
 
 def _host_name() -> str:

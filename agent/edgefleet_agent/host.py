@@ -9,6 +9,8 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
+from edgefleet_agent.sensors.files import read_word
+
 _MAX_CPU_FEATURES = 512
 
 
@@ -64,11 +66,7 @@ def cpu_features(proc: Path = Path("/proc")) -> tuple[str, ...]:
 
 def board_model(sysfs_root: Path = Path("/sys")) -> str | None:
     """Return the board's name from the device tree, such as `NVIDIA Jetson Orin Nano`; None on PCs."""
-    try:
-        raw = (sysfs_root / "firmware/devicetree/base/model").read_bytes()
-    except OSError:
-        return None
-    return raw.rstrip(b"\x00").decode("utf-8", "replace")[:256] or None
+    return read_word(sysfs_root / "firmware/devicetree/base/model") or None
 
 
 def _cpuinfo(proc: Path) -> dict[str, str]:

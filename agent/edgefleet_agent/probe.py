@@ -9,16 +9,18 @@ from pathlib import Path
 
 from edgefleet_agent import host
 from edgefleet_agent.jobs import JobDeath, run_job
-from edgefleet_agent.sensors.find import energy_unmeasured_reason, find_sensors
+from edgefleet_agent.sensors.probe import energy_unmeasured_reason, find_sysfs, is_live, list_sensors, probe
+from edgefleet_agent.sensors.readings import read_rails
 from edgefleet_contract.base import clip_reason
 from edgefleet_contract.child import ChildLimits
 from edgefleet_contract.job import ErrorAnswer, ProbeAnswer, ProbeJob
-from edgefleet_contract.profile import EngineProbe, ProbeStatus, Profile
+from edgefleet_contract.profile import EngineProbe, ProbedProfile, ProbeStatus, Profile
 from edgefleet_contract.variant import ENGINES
 
 PROBE_LIMITS = ChildLimits(timeout_s=60.0, memory_bytes=1024**3)
 """Importing a runtime from a slow card takes tens of seconds at worst."""
 
+FOREIGN_NOTE = "the sensors are those of the given tree; processor, memory and system are this machine's, and engines were not probed"
 _BOARDS = (("NVIDIA Jetson", "jetson"), ("Raspberry Pi", "raspberry-pi"), ("Coral", "coral"))
 _IN_CHILD_RUNTIMES = ("ort", "tflite")
 """Runtimes whose library the probe loads, so whose fault a dead probe can be."""
@@ -44,7 +46,8 @@ def probe_profile(
     """
     import psutil
 
-    sensors = find_sensors(sysfs_root)
+    sensors = probe(sysfs_root)
+    sysfs_root = find_sysfs(sysfs_root)
     return Profile(
         device=device,
         site=site,
@@ -59,9 +62,34 @@ def probe_profile(
         memory_bytes=psutil.virtual_memory().total,
         disk_free_bytes=shutil.disk_usage(disk).free,
         engines=engines,
-        sensors=sensors,
-        energy_unmeasured_reason=energy_unmeasured_reason(sensors),
+        sensors=list_sensors(sensors, sensors.read_thermal()),
+        energy_unmeasured_reason=energy_unmeasured_reason(sensors.total),
         labels={**_board_label(sysfs_root), **labels},
+    )
+
+
+def with_readings(profile: Profile, sysfs_root: Path = Path("/sys")) -> ProbedProfile:
+    """Return a profile with what every sensor reads now.
+
+    Args:
+        profile: what `probe_profile` returned for the same root.
+        sysfs_root: where sysfs is mounted, or the tree of another machine; then its sensors stand beside this machine's
+            processor, and a note says so.
+    """
+    sensors = probe(sysfs_root)
+    rails, total = read_rails(sensors)
+    thermal = sensors.read_thermal()
+    foreign = () if is_live(find_sysfs(sysfs_root)) else (FOREIGN_NOTE,)
+    return ProbedProfile(
+        **profile.model_dump(),
+        sysfs_root=str(sysfs_root),
+        rails=rails,
+        total=total,
+        temperatures=thermal.temperatures,
+        cooling=thermal.cooling,
+        frequencies=thermal.frequencies,
+        throttle=thermal.throttle,
+        notes=(*foreign, *map(clip_reason, sensors.notes), *thermal.notes)[:32],
     )
 
 

@@ -20,7 +20,7 @@ from edgefleet_agent.state import StateStore, open_database
 from edgefleet_contract.child import ChildEnd, ChildOutcome
 from edgefleet_contract.evidence import Trial, Verdict
 from edgefleet_contract.job import QualifyAnswer
-from edgefleet_contract.profile import Profile
+from edgefleet_contract.profile import ProbedProfile, Profile
 
 RUN = ["run", "--home", "/tmp/x", "--broker", "mqtt://broker:1884", "--device", "one", "--site", "lab"]
 
@@ -160,7 +160,7 @@ def test_probe_prints_a_profile(
 ) -> None:
     monkeypatch.setattr("edgefleet_agent.probe.probe_engines_in_child", lambda *_, **__: profile.engines)
     assert main(["probe", "--device", "one", "--site", "lab", "--label", "zone=a", "-o", "json"]) == 0
-    told = Profile.model_validate_json(capsys.readouterr().out)
+    told = ProbedProfile.model_validate_json(capsys.readouterr().out)
     assert (told.device, told.labels["zone"], told.engines) == ("one", "a", profile.engines)
     assert main(["probe"]) == 0
     assert "ort/cpu" in capsys.readouterr().out
