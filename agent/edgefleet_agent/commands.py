@@ -35,8 +35,8 @@ log = logging.getLogger(__name__)
 DATABASE_NAME = "agent.db"
 
 
-def run(options: argparse.Namespace) -> int:
-    """Serve this device until a signal, or the end of standard input, stops it."""
+def run(options: argparse.Namespace, filesystem: Filesystem | None = None) -> int:
+    """Serve this device until a signal, or the end of standard input, stops it; rigs bring a file system that fails."""
     from edgefleet_agent.link import MqttLink
     from edgefleet_agent.resident import Ports, Resident
     from edgefleet_contract.topics import DeviceTopics
@@ -50,6 +50,7 @@ def run(options: argparse.Namespace) -> int:
         ports = Ports(
             make_link=lambda will, events: MqttLink(config.broker, topics, will, events),
             probe=lambda: _probe_here(config),
+            filesystem=filesystem or Filesystem(),
         )
         resident = Resident(config, opened, ports)
         for number in (signal.SIGTERM, signal.SIGINT):
