@@ -1,26 +1,23 @@
 """Target `tensorrt`: a portable trt-source, of which each device makes its own plan.
 
 There is no builder of Jetson plans off the device, so what is made here is an ONNX file whose types say the precision,
-with the profiles a plan needs in its notes, and a report by NVIDIA's parser. It was never run on hardware by us.
+with the profiles a plan needs in its notes, and a report by NVIDIA's parser. Never run on hardware by us.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import onnx
-from onnx import helper
-
 from edgefleet_contract.artifact import EvidenceLevel
-from edgefleet_contract.coverage import Coverage, CoverageSource
+from edgefleet_contract.coverage import CoverageSource
 from edgefleet_contract.variant import parse_variant
-from edgefleet_controller.compile import onnx_check, trt_precision
 from edgefleet_controller.compile.fault import CompileFaultError
-from edgefleet_controller.compile.ort import save_plain
 from edgefleet_controller.compile.protocol import BuildAnswer, BuildRequest
-from edgefleet_controller.compile.trt_coverage import cover, coverage_of, refused_nodes
-from edgefleet_controller.compile.trt_profile import as_json, fix_sizes, profiles_of
-from edgefleet_controller.compile.trt_qdq import CURE
+from edgefleet_controller.compile.trt_coverage import coverage_of
+from edgefleet_controller.compile.trt_plan import build_plan
+from edgefleet_controller.compile.trt_profile import Profiles, as_json
+from edgefleet_controller.compile.trt_source import UNPROVEN, make_source, plain_bytes
+from edgefleet_controller.compile.trt_vendor import VendorMissingError, load
 
 __all__ = ["build", "coverage_of"]
 
@@ -28,9 +25,6 @@ MIN_VERSION = "10.3"
 """JetPack 6.1's; older ones lack names the agent uses."""
 PROFILES_KEY = "edgefleet.trt.profiles"
 """The note (ONNX `metadata_props`) the device's agent reads its profiles from."""
-UNPROVEN = "never run on hardware by us"
-_NAMED_MAX = 24
-"""Refused nodes a reason names; the coverage report has them all."""
 
 
 def build(request: BuildRequest) -> BuildAnswer:
@@ -42,48 +36,37 @@ def build(request: BuildRequest) -> BuildAnswer:
     variant = parse_variant(request.variant)
     if variant.engine == "dla" and variant.precision == "fp32":
         raise CompileFaultError("variant", "DLA computes in fp16 and int8 only", family="unsupported")
-    model = onnx_check.load(Path(request.source))
-    inputs, outputs = onnx_check.io_specs(model)
-    require_taken(cover(model, variant.target), variant.target)
-    profiles = profiles_of(request, inputs, {})
-    made, options = trt_precision.make(request, model, inputs, variant.precision)
-    profiles = fix_sizes(made, profiles)
-    coverage = cover(made, variant.target)
-    require_taken(coverage, variant.target)
-    save(made, Path(request.out), {PROFILES_KEY: as_json(profiles)})
-    parsed = coverage.source is CoverageSource.VENDOR_PARSER
+    source = make_source(request)
+    profiles = as_json(source.profiles)
+    data = plain_bytes(source.model, Path(request.work_dir), {PROFILES_KEY: profiles})
+    Path(request.out).write_bytes(data)
+    parsed = source.coverage.source is CoverageSource.VENDOR_PARSER
     return BuildAnswer(
-        inputs=inputs,
-        outputs=outputs,
-        options={**options, "profiles": as_json(profiles), "plan": f"made on the device; {UNPROVEN}"},
+        inputs=source.inputs,
+        outputs=source.outputs,
+        options={
+            **source.options,
+            "profiles": profiles,
+            "plan": f"made on the device; {UNPROVEN}",
+            "rtx_builder": rehearse(data, source.profiles),
+        },
+        rewrites=source.rewrites,
         min_runtime={"tensorrt": MIN_VERSION},
-        coverage=coverage,
+        coverage=source.coverage,
         level=EvidenceLevel.PARSED_ONLY if parsed else EvidenceLevel.TABLE_ONLY,
     )
 
 
-def require_taken(coverage: Coverage, target: str) -> None:
-    """Refuse a model TensorRT refuses nodes of, naming each. Raises CompileFaultError."""
-    refused = refused_nodes(coverage)
-    if not refused:
-        return
-    reasons: dict[str, list[str]] = {}
-    for each in refused[:_NAMED_MAX]:
-        reasons.setdefault(each.reason or "", []).append(f"[{each.index}] {each.type} {each.name!r}")
-    named = "; ".join(f"{', '.join(nodes)}: {reason}" for reason, nodes in reasons.items())
-    more_n = len(refused) - _NAMED_MAX
-    who = coverage.source_version.partition(";")[0]
-    raise CompileFaultError(
-        "variant",
-        f"{len(refused)} of {len(coverage.operators)} operators are refused by {who}: {named}"
-        + (f"; and {more_n} more (fleet explain MODEL --variant {target}/fp16 lists them)" if more_n > 0 else ""),
-        family="unsupported",
-        next_step=CURE if any(each.rewrite == CURE for each in refused) else None,
-    )
+def rehearse(model: bytes, profiles: Profiles) -> str:
+    """Return what TensorRT-RTX's builder makes of a source its parser takes: a warning, and no proof for a Jetson.
 
-
-def save(model: onnx.ModelProto, path: Path, notes: dict[str, str]) -> None:
-    """Write a model without its own notes and with ours."""
-    save_plain(model, path)
-    helper.set_model_props(model, notes)
-    path.write_bytes(model.SerializeToString(deterministic=True))
+    Both are builds of one code base, and what one refuses for its form the other is likely to refuse; but there is no
+    TensorRT-RTX for Orin or Thor, so only the device's own builder decides.
+    """
+    try:
+        plan = build_plan(load(), model, profiles)
+    except VendorMissingError as error:
+        return f"not asked: {error}"
+    except CompileFaultError as fault:
+        return f"refuses: {fault.message}"
+    return f"builds it for SM {', '.join(map(str, plan.sms))}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ from onnx import TensorProto, numpy_helper
 
 from edgefleet_contract.artifact import TensorSpec
 from edgefleet_controller.compile import calibrate, session
+from edgefleet_controller.compile.calibrate_qdq import WEIGHTED
 from edgefleet_controller.compile.fault import CompileFaultError
 from edgefleet_controller.compile.protocol import BuildRequest, OptionValue
 
@@ -74,12 +75,35 @@ def to_fp16(model: onnx.ModelProto) -> Made:
 def _to_int8(request: BuildRequest, inputs: Inputs) -> Made:
     chosen = calibrate.quantize(request, inputs, calibrate.QdqLayout.TENSORRT)
     made = onnx.load(Path(chosen.path))
+    _float_operands(made.graph)
     pairs_n = sum(node.op_type == "QuantizeLinear" for node in made.graph.node)
     if pairs_n == 0:
         raise CompileFaultError(
             "variant", "int8 applies to Conv, Gemm and MatMul with constant weights; it has none", family="unsupported"
         )
     return made, {**chosen.options, "quantised_tensors_n": pairs_n}
+
+
+def _float_operands(graph: onnx.GraphProto) -> None:
+    """Store constants that are no weights of a product as float: TensorRT's builder takes no quantised summand."""
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    weights = {node.input[1] for node in graph.node if node.op_type in WEIGHTED and len(node.input) > 1}
+    kept = []
+    for node in graph.node:
+        if node.op_type == "DequantizeLinear" and node.input[0] in constants and node.output[0] not in weights:
+            graph.initializer.append(_dequantised(node, constants))
+        else:
+            kept.append(node)
+    del graph.node[:]
+    graph.node.extend(kept)
+
+
+def _dequantised(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]) -> onnx.TensorProto:
+    values, scale = (numpy_helper.to_array(constants[name]) for name in node.input[:2])
+    axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 1)
+    if scale.ndim == 1 and values.ndim > 1:
+        scale = scale.reshape([-1 if place == axis % values.ndim else 1 for place in range(values.ndim)])
+    return numpy_helper.from_array((values.astype(np.float32) * scale).astype(np.float32), node.output[0])
 
 
 def _beyond_fp16(model: onnx.ModelProto) -> list[str]:

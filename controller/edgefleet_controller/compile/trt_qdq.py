@@ -41,6 +41,21 @@ def refusals(model: onnx.ModelProto) -> dict[int, str]:
     return found
 
 
+def stray_weights(model: onnx.ModelProto) -> set[str]:
+    """Return the int8 weights that something else than DequantizeLinear reads.
+
+    TensorRT's parser takes them and its builder does not ("only allowed before DQ", TensorRT-RTX 1.7).
+    """
+    constants = _constants(model.graph)
+    return {
+        name
+        for node in model.graph.node
+        if node.op_type not in _QDQ
+        for name in node.input
+        if name in constants and constants[name].data_type == TensorProto.INT8
+    }
+
+
 def _refusal(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]) -> str | None:
     if node.op_type in _INTEGER_OPERATORS:
         return f"{node.op_type} computes on integers; TensorRT takes float operators between Q and DQ"

@@ -1,0 +1,86 @@
+"""The portable source of TensorRT plans: an ONNX file whose types say the precision, and whose every node is taken."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+
+from edgefleet_contract.artifact import TensorSpec
+from edgefleet_contract.coverage import Coverage
+from edgefleet_contract.variant import parse_variant
+from edgefleet_controller.compile import calibrate, onnx_check, trt_precision, trt_qdq
+from edgefleet_controller.compile.fault import CompileFaultError
+from edgefleet_controller.compile.ort import save_plain
+from edgefleet_controller.compile.protocol import BuildRequest, OptionValue
+from edgefleet_controller.compile.trt_coverage import cover, refused_nodes
+from edgefleet_controller.compile.trt_profile import Range, fix_sizes, profiles_of
+from edgefleet_controller.compile.trt_qdq import CURE
+
+UNPROVEN = "never run on hardware by us"
+FOLD = "fold-int8-weights"
+"""Rewrite: weights stored as int8 and cast to float by other nodes than DequantizeLinear are stored as float."""
+_NAMED_MAX = 24
+"""Refused nodes a reason names; the coverage report has them all."""
+
+
+@dataclass(frozen=True)
+class TrtSource:
+    """A model as TensorRT takes it; inputs and outputs are the source model's own."""
+
+    model: onnx.ModelProto
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    profiles: dict[str, Range]
+    options: dict[str, OptionValue]
+    rewrites: tuple[str, ...]
+    coverage: Coverage
+
+
+def make_source(request: BuildRequest) -> TrtSource:
+    """Return the requested variant's source.
+
+    Raises:
+        CompileFaultError: TensorRT refuses nodes of the model (each is named), or it cannot be converted.
+    """
+    variant = parse_variant(request.variant)
+    model = onnx_check.load(Path(request.source))
+    inputs, outputs = onnx_check.io_specs(model)
+    rewrites: tuple[str, ...] = ()
+    if trt_qdq.stray_weights(model):
+        model, rewrites = onnx.load(calibrate.prepare(Path(request.source), Path(request.work_dir))), (FOLD,)
+    require_taken(cover(model, variant.target), variant.target)
+    made, options = trt_precision.make(request, model, inputs, variant.precision)
+    profiles = fix_sizes(made, profiles_of(request, inputs, {}))
+    coverage = cover(made, variant.target)
+    require_taken(coverage, variant.target)
+    return TrtSource(made, inputs, outputs, profiles, options, rewrites, coverage)
+
+
+def require_taken(coverage: Coverage, target: str) -> None:
+    """Refuse a model TensorRT refuses nodes of, naming each. Raises CompileFaultError."""
+    refused = refused_nodes(coverage)
+    if not refused:
+        return
+    reasons: dict[str, list[str]] = {}
+    for each in refused[:_NAMED_MAX]:
+        reasons.setdefault(each.reason or "", []).append(f"[{each.index}] {each.type} {each.name!r}")
+    named = "; ".join(f"{', '.join(nodes)}: {reason}" for reason, nodes in reasons.items())
+    more_n = len(refused) - _NAMED_MAX
+    who = coverage.source_version.partition(";")[0]
+    raise CompileFaultError(
+        "variant",
+        f"{len(refused)} of {len(coverage.operators)} operators are refused by {who}: {named}"
+        + (f"; and {more_n} more (fleet explain MODEL --variant {target}/fp16 lists them)" if more_n > 0 else ""),
+        family="unsupported",
+        next_step=CURE if any(each.rewrite == CURE for each in refused) else None,
+    )
+
+
+def plain_bytes(model: onnx.ModelProto, work_dir: Path, notes: dict[str, str] | None = None) -> bytes:
+    """Return a model's bytes without its own notes and with ours: equal graphs are equal bytes."""
+    save_plain(model, work_dir / "trt-source.onnx")  # also what repeats a failed build by hand
+    onnx.helper.set_model_props(model, notes or {})
+    data: bytes = model.SerializeToString(deterministic=True)
+    return data
