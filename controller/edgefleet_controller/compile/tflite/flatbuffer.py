@@ -74,9 +74,7 @@ def custom_operators(data: bytes) -> tuple[str, ...]:
     """Return the names of operators that are none of the format's own."""
     model = read(data)
     custom = next(code for code, name in operator_names().items() if name == "CUSTOM")
-    return tuple(
-        sorted({text(each.customCode) for each in model.operatorCodes or () if builtin_code(each) == custom})
-    )
+    return tuple(sorted({text(each.customCode) for each in model.operatorCodes or () if builtin_code(each) == custom}))
 
 
 def text(value: bytes | str | None) -> str:
