@@ -8,6 +8,7 @@ A device names a delegate by environment variable; a few makers' libraries are k
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
 from collections.abc import Mapping
@@ -34,6 +35,7 @@ _KNOWN: Mapping[str, Mapping[str, str]] = {
 customary name."""
 
 
+_ENTRIES = ("tflite_plugin_create_delegate", "tflite_plugin_destroy_delegate")
 _SEARCHED = ("/usr/local/lib", "/usr/lib", "/lib")
 _LOADER_CACHE = Path("/etc/ld.so.cache")
 
@@ -124,16 +126,9 @@ def open_delegate(module: LitertModule, engine: str, source: DelegateSource) -> 
         DelegateError: not there (missing), no device it can use (missing), or no delegate at all (broken).
     """
     name = Path(source.library).name
+    _require_entries(engine, source)
     try:
         return module.load_delegate(source.library, dict(source.options))
-    except OSError as error:
-        there = is_installed(source)
-        status = ProbeStatus.BROKEN if there else ProbeStatus.MISSING
-        msg = f"{engine}: the delegate library {name} does not load: {_tidy(error, source)}"
-        raise DelegateError(status, msg) from error
-    except AttributeError as error:
-        msg = f"{engine}: {name} is no LiteRT delegate: {_tidy(error, source)}"
-        raise DelegateError(ProbeStatus.BROKEN, msg) from error
     except ValueError as error:
         said = _tidy(error, source).removeprefix(f"Failed to load delegate from {name}").strip()
         msg = f"{engine}: the delegate {name} finds no device it can use: {said or 'it does not say why'}"
@@ -141,6 +136,20 @@ def open_delegate(module: LitertModule, engine: str, source: DelegateSource) -> 
     except RuntimeError as error:
         msg = f"{engine}: the delegate {name} cannot be created: {_tidy(error, source)}"
         raise DelegateError(ProbeStatus.BROKEN, msg) from error
+
+
+def _require_entries(engine: str, source: DelegateSource) -> None:
+    """Check what LiteRT needs of the library; its own class trips over a half-made delegate. Raises DelegateError."""
+    name = Path(source.library).name
+    try:
+        library = ctypes.CDLL(source.library)
+    except OSError as error:
+        status = ProbeStatus.BROKEN if is_installed(source) else ProbeStatus.MISSING
+        msg = f"{engine}: the delegate library {name} does not load: {_tidy(error, source)}"
+        raise DelegateError(status, msg) from error
+    if absent := [entry for entry in _ENTRIES if not hasattr(library, entry)]:
+        msg = f"{engine}: {name} is no LiteRT delegate: it has no {absent[0]}"
+        raise DelegateError(ProbeStatus.BROKEN, msg)
 
 
 def _tidy(error: Exception, source: DelegateSource) -> str:

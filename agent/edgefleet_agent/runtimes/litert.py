@@ -169,11 +169,21 @@ def _last_words(
             _try_open(module, path, engine, threads, shapes)
     except Exception as error:  # noqa: BLE001 - it failed before and may fail in any way again
         said.append(str(error))
-    return " ".join(part for part in said if part)
+    return " ".join(part for part in said if part) or _guess(module, path)
+
+
+def _guess(module: LitertModule, path: Path) -> str:
+    """Return the usual cause of a failure that has no words: LiteRT prints it once in a process, or never."""
+    resolver = module.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+    plain = module.Interpreter(model_path=str(path), experimental_op_resolver_type=resolver)
+    if any(-1 in detail.get("shape_signature", ()) for detail in plain.get_input_details()):
+        return "it does not say why; the model has inputs of dynamic size, which many delegates refuse: fix them"
+    return "it does not say why"
 
 
 def _load_failed(error: Exception, said: str, path: Path, engine: str) -> DeviceError:
-    text = _SOURCE_PLACE.sub("", said).replace(str(path), path.name).strip() or type(error).__name__
+    text = _SOURCE_PLACE.sub("", said).replace(str(path), path.name).replace("Node number", " Node number").strip()
+    text = text or type(error).__name__
     if engine in DELEGATE_ENGINES and isinstance(error, RuntimeError):
         return UnsupportedError(clip_reason(f"the {engine} delegate refuses {path.name}: {text}"))
     if any(sign in said for sign in _UNSUPPORTED_SIGNS):

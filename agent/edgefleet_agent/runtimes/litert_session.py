@@ -8,7 +8,7 @@ from typing import Any, get_args
 import numpy as np
 from pydantic import ValidationError
 
-from edgefleet_agent.runtimes.base import Array, Feeds, InferenceFailedError, UnsupportedError
+from edgefleet_agent.runtimes.base import Array, Feeds, InferenceFailedError, LoadFailedError, UnsupportedError
 from edgefleet_agent.runtimes.litert_placement import Node, nodes_of, placement_of
 from edgefleet_contract.artifact import Dim, DType, TensorSpec
 from edgefleet_contract.base import clip_reason
@@ -34,13 +34,22 @@ class LitertSession:
     Args:
         make: makes an interpreter of the file.
         engine: the engine asked for, for placement.
+
+    Raises:
+        LoadFailedError: the file is damaged.
+        UnsupportedError: a kernel or a tensor's type is not there.
     """
 
     def __init__(self, make: MakeInterpreter, *, engine: str) -> None:
         self._make = make
         self._engine = engine
         self._interpreter = make({})
-        inputs, outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
+        try:
+            inputs, outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
+            nodes = self._nodes()
+        except UnicodeDecodeError as error:
+            msg = "a tensor's or an operator's name is no UTF-8 text: the model file is damaged"
+            raise LoadFailedError(msg) from error
         self._input_index = {str(detail["name"]): int(detail["index"]) for detail in inputs}
         self._output_index = {str(detail["name"]): int(detail["index"]) for detail in outputs}
         self._shapes = {int(detail["index"]): _sizes(detail["shape"]) for detail in inputs}
@@ -48,7 +57,7 @@ class LitertSession:
         if len(self._input_index) != len(inputs) or len(self._output_index) != len(outputs):
             msg = "two inputs or two outputs of the model have one name, so they cannot be told apart"
             raise UnsupportedError(msg)
-        self._stateful = any(node.op in _STATEFUL_OPS for node in self._nodes())
+        self._stateful = any(node.op in _STATEFUL_OPS for node in nodes)
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -81,7 +90,7 @@ class LitertSession:
         try:
             for name, value in feeds.items():
                 self._interpreter.set_tensor(self._input_index[name], np.asarray(value, order="C"))
-            self._interpreter.invoke()
+            self._call()()
             return {name: self._interpreter.get_tensor(index) for name, index in self._output_index.items()}
         except (RuntimeError, ValueError, SystemError) as error:
             msg = f"an inference failed: {str(error).strip() or type(error).__name__}"
@@ -93,6 +102,10 @@ class LitertSession:
         The call under the wrapper (0.34 µs around an empty model) is used where this version has it.
         """
         self.run(feeds)
+        return self._call()
+
+    def _call(self) -> Callable[[], object]:
+        """Return one inference. The wrapper's own call would also refuse while a bound one is kept somewhere."""
         inner: Callable[[], object] | None = getattr(getattr(self._interpreter, "_interpreter", None), "Invoke", None)
         public: Callable[[], object] = self._interpreter.invoke
         return inner if inner is not None else public
