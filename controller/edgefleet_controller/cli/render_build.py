@@ -27,10 +27,10 @@ def draw_builds(console: Console, report: BuildReport) -> None:
     """Draw a row for each variant, and below it the reasons and where to find a failed build."""
     draw(
         console,
-        ["model", "variant", "verdict", "size", "agreement", "SQNR dB", "metric", "evidence", "built in"],
+        ["model", "variant", "verdict", "size", "agreement", "SQNR dB", "metric", "evidence"],
         [_cells(row) for row in report.builds],
-        right=["size", "agreement", "SQNR dB", "built in"],
-        fixed=["variant", "verdict", "size", "agreement", "SQNR dB", "metric", "evidence", "built in"],
+        right=["size", "agreement", "SQNR dB"],
+        fixed=["variant", "verdict", "size", "agreement", "SQNR dB", "metric"],
     )
     for row in report.builds:
         if row.reason:
@@ -42,9 +42,8 @@ def draw_builds(console: Console, report: BuildReport) -> None:
 def _cells(row: BuildRow) -> Sequence[Cell]:
     style = _STYLES.get(row.verdict, figures.verdict_style(row.verdict))
     size = figures.NONE if row.bytes is None else format_bytes(row.bytes)
-    took = "cached" if row.cached else figures.NONE if row.build_s is None else f"{row.build_s:.1f} s"
     evidence = _EVIDENCE.get(row.evidence or "", row.evidence or figures.NONE)
-    return [row.model, row.variant, (row.verdict, style), size, *_parity_cells(row.parity), evidence, took]
+    return [row.model, row.variant, (row.verdict, style), size, *_parity_cells(row.parity), evidence]
 
 
 def _parity_cells(check: HostCheck | None) -> list[str]:
