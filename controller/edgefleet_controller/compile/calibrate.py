@@ -78,6 +78,26 @@ class Measured:
     work_dir: Path
 
 
+def named_source(source: Path, work_dir: Path) -> Path:
+    """Return the source with opset 13 or newer and a name on every node."""
+    named = work_dir / "named.onnx"
+    model = onnx.load(source)
+    opset = max(entry.version for entry in model.opset_import if entry.domain in {"", "ai.onnx"})
+    if opset < MIN_OPSET:
+        model = onnx.version_converter.convert_version(model, MIN_OPSET)
+    _save_named(model, named)
+    return named
+
+
+def _save_named(model: onnx.ModelProto, path: Path) -> None:
+    taken: set[str] = set()
+    for index, node in enumerate(model.graph.node):
+        if not node.name or node.name in taken:
+            node.name = f"{node.name or node.op_type}_{index}"
+        taken.add(node.name)
+    onnx.save(model, path)
+
+
 def prepare(source: Path, work_dir: Path) -> Path:
     """Return the source with shapes inferred, opset 13 or newer, and operators fused by portable rules.
 
@@ -86,17 +106,9 @@ def prepare(source: Path, work_dir: Path) -> Path:
     """
     prepared = work_dir / "prepared.onnx"
     with quantisation_faults():
-        model = onnx.load(source)
-        opset = max(entry.version for entry in model.opset_import if entry.domain in {"", "ai.onnx"})
-        if opset < MIN_OPSET:
-            source = work_dir / "converted.onnx"
-            onnx.save(onnx.version_converter.convert_version(model, MIN_OPSET), source)
         # Symbolic shape inference would need sympy; plain inference after optimisation finds the same on CNNs.
-        quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
-        named = onnx.load(prepared)
-        for index, node in enumerate(named.graph.node):
-            node.name = node.name or f"{node.op_type}_{index}"
-        onnx.save(named, prepared)
+        quant_pre_process(str(named_source(source, work_dir)), str(prepared), skip_symbolic_shape=True)
+        _save_named(onnx.load(prepared), prepared)
     return prepared
 
 

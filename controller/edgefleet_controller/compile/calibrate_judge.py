@@ -1,4 +1,4 @@
-"""Judge candidates on golden samples against the source."""
+"""Judge candidates on golden samples against the source, by our own figures and by the trial devices will hold."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from edgefleet_contract.artifact import TensorSpec
+from edgefleet_contract.evidence import Task
 from edgefleet_controller.compile import npz, preprocess, session
 from edgefleet_controller.compile.npz import Array, Arrays
 from edgefleet_controller.compile.protocol import BuildRequest
@@ -16,6 +17,7 @@ from edgefleet_controller.compile.samples import LABELS
 from edgefleet_controller.compile.split import Indices
 
 JUDGE_MAX_N = 256
+_WITH_CLASSES = {None, Task.CLASSIFICATION}
 _METRIC_NOISE = 0.005
 """A loss of top-1 up to this is chance on a few hundred samples: among such candidates the noise decides."""
 
@@ -52,10 +54,18 @@ class Judge:
     reference: list[Array]
     labels: Indices | None
     names: tuple[str, ...]
+    task: Task | None = None
 
     def run(self, model: Path | bytes, *, optimise: bool = True) -> list[Array]:
         """Return a candidate's outputs on all samples."""
         return session.Session(model, optimise=optimise).run_all(self.feeds)
+
+    def named(self, outputs: Sequence[Array]) -> dict[str, Array]:
+        """Return outputs by name, first axis = sample, as the agent's worker writes them."""
+        return {
+            name: each[:, 0] if each.ndim > 1 and each.shape[1] == 1 else each
+            for name, each in zip(self.names, outputs, strict=True)
+        }
 
     def score(self, outputs: Sequence[Array]) -> Score:
         """Compare outputs with the source's."""
@@ -63,7 +73,7 @@ class Judge:
         return Score(
             sqnr_db=session.sqnr_db(self.reference, outputs),
             median_db=_median_db(self.reference, outputs),
-            agreement=_agreement(self.reference[0], outputs[0]),
+            agreement=_agreement(self.reference[0], outputs[0]) if self.task in _WITH_CLASSES else None,
             top1=top1,
             drop=0.0 if top1 is None or wanted is None else max(0.0, wanted - top1),
         )
@@ -81,7 +91,7 @@ def open_judge(request: BuildRequest, inputs: tuple[TensorSpec, ...], limit_n: i
     golden = {name: array[places] for name, array in arrays.items()}
     feeds = list(preprocess.batches(golden, inputs, request.preprocess))
     source = session.open_source(Path(request.source))
-    return Judge(feeds, source.run_all(feeds), golden.get(LABELS), source.output_names)
+    return Judge(feeds, source.run_all(feeds), golden.get(LABELS), source.output_names, request.task)
 
 
 def _decisions(scores: Array) -> Array | None:

@@ -12,9 +12,9 @@ from edgefleet_contract.base import canonical_json, digest_bytes
 from edgefleet_controller.compile.archive import ZLIB_VERSION
 
 FORMAT = "edgefleet/build/v1"
-RECIPE_VERSION = "1"
+RECIPE_VERSION = "2"
 """Counted up whenever the same inputs would be built into other bytes."""
-_TOOLS = ("onnx", "onnxruntime", "numpy")
+_TOOLS = ("onnx", "onnxruntime", "numpy", "onnxslim", "scipy")
 
 
 @cache

@@ -1,20 +1,34 @@
-"""Target `ort/cpu`: ONNX files for ONNX Runtime's CPU kernels, in fp32, int8 (static QDQ) and int8-dynamic."""
+"""Target `ort`: ONNX files for ONNX Runtime, one module a precision, one row a provider in `ort_engines`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import NoReturn
 
 import onnx
 
 from edgefleet_contract.artifact import TensorSpec
 from edgefleet_contract.variant import parse_variant
-from edgefleet_controller.compile import calibrate, onnx_check
+from edgefleet_controller.compile import (
+    calibrate,
+    fp16,
+    int4,
+    normalise,
+    npz,
+    onnx_check,
+    ort_gather,
+    ort_int8,
+    ort_probe,
+    preprocess,
+)
 from edgefleet_controller.compile.fault import CompileFaultError
+from edgefleet_controller.compile.ort_engines import PROVIDERS, fix_shapes, provider_options
 from edgefleet_controller.compile.protocol import BuildAnswer, BuildRequest, OptionValue
 
 Inputs = tuple[TensorSpec, ...]
-Made = tuple[onnx.ModelProto, dict[str, OptionValue]]
+Options = dict[str, OptionValue]
+Made = tuple[onnx.ModelProto, Options]
 
 DYNAMIC_OPERATORS = ("Attention", "LSTM", "MatMul")
 """Operators with dynamically quantised CPU kernels; Gemm becomes MatMul on the way. Conv is left out on purpose: its
@@ -30,11 +44,27 @@ def build(request: BuildRequest) -> BuildAnswer:
     Raises:
         CompileFaultError: the model has nothing this precision applies to, or its quantisation fails.
     """
-    model = onnx_check.load(Path(request.source))
-    inputs, outputs = onnx_check.io_specs(model)
-    made, options = _MAKERS[parse_variant(request.variant).precision](request, model, inputs)
+    variant = parse_variant(request.variant)
+    source = onnx_check.load(Path(request.source))
+    inputs, outputs = onnx_check.io_specs(source)
+    made, options = _MAKERS[variant.precision](request, source, inputs)
+    rewrites: tuple[str, ...] = ()
+    if variant.precision == "fp32":
+        made, rewrites = normalise.normalise(made, request, inputs)
+    if PROVIDERS[variant.engine].fixed_shapes:
+        options |= fix_shapes(made, _first_feed(request, inputs))
+        inputs, outputs = onnx_check.io_specs(made)
+    options |= provider_options(variant.engine, variant.precision)
     save_plain(made, Path(request.out))
-    return BuildAnswer(inputs=inputs, outputs=outputs, options=options)
+    notes: Options = {}
+    if variant.engine == "cpu" and variant.precision != "fp32":
+        options |= ort_probe.fused(Path(request.out), variant.precision)
+        notes = ort_probe.speed(Path(request.source), Path(request.out), _first_feed(request, inputs))
+    return BuildAnswer(inputs=inputs, outputs=outputs, options=options, rewrites=rewrites, notes=notes)
+
+
+def _first_feed(request: BuildRequest, inputs: Inputs) -> npz.Arrays:
+    return next(preprocess.batches(npz.read(Path(request.samples)), inputs, request.preprocess))
 
 
 def _fp32(request: BuildRequest, model: onnx.ModelProto, inputs: Inputs) -> Made:  # noqa: ARG001 - one shape for all
@@ -42,9 +72,28 @@ def _fp32(request: BuildRequest, model: onnx.ModelProto, inputs: Inputs) -> Made
     return model, {}
 
 
+def _fp16(request: BuildRequest, model: onnx.ModelProto, inputs: Inputs) -> Made:  # noqa: ARG001 - one shape for all
+    return fp16.build(request, inputs)
+
+
+def _bf16(request: BuildRequest, model: onnx.ModelProto, inputs: Inputs) -> NoReturn:  # noqa: ARG001 - one shape for all
+    raise ort_probe.no_bfloat16(model)
+
+
+def _int4(request: BuildRequest, model: onnx.ModelProto, inputs: Inputs) -> Made:  # noqa: ARG001 - one shape for all
+    return int4.build(request, inputs)
+
+
 def _int8(request: BuildRequest, model: onnx.ModelProto, inputs: Inputs) -> Made:  # noqa: ARG001 - one shape for all
-    chosen = calibrate.quantize(request, inputs)
-    return onnx.load(chosen.path), chosen.options
+    layout = PROVIDERS[parse_variant(request.variant).engine].layout
+    chosen = ort_int8.quantize(request, inputs, layout)
+    made = onnx.load(chosen.path)
+    return made, chosen.options | _tables(made)
+
+
+def _tables(made: onnx.ModelProto) -> Options:
+    tables_n = ort_gather.quantize_tables(made)
+    return {"int8_tables_n": tables_n} if tables_n else {}
 
 
 def _int8_dynamic(request: BuildRequest, model: onnx.ModelProto, inputs: Inputs) -> Made:  # noqa: ARG001 - one shape for all
@@ -68,13 +117,16 @@ def _int8_dynamic(request: BuildRequest, model: onnx.ModelProto, inputs: Inputs)
             f"int8-dynamic applies to {', '.join(DYNAMIC_OPERATORS)} and Gemm with constant weights; it has none",
             family="unsupported",
         )
-    return made, {"weights": "int8 per channel, 7 bits", "quantised_nodes_n": quantised_n}
+    return made, {"weights": "int8 per channel, 7 bits", "quantised_nodes_n": quantised_n, **_tables(made)}
 
 
 _MAKERS: Mapping[str, Callable[[BuildRequest, onnx.ModelProto, Inputs], Made]] = {
     "fp32": _fp32,
+    "fp16": _fp16,
+    "bf16": _bf16,
     "int8": _int8,
     "int8-dynamic": _int8_dynamic,
+    "int4": _int4,
 }
 
 

@@ -116,6 +116,9 @@ class BuildAnswer(Record):
     level: EvidenceLevel | None = None
     """How far the file was proven while it was made, where the builder cannot run it: `parsed-only` when the vendor's
     parser accepted it, `built-not-executed` when the vendor's builder made it, `table-only` when rules alone say so."""
+    notes: dict[str, OptionValue] = {}
+    """Figures of the moment it was made, such as measured speed: told, and no part of the artifact, whose
+    bytes must come out the same when it is built again."""
 
 
 class RandomSamplesRequest(Record):

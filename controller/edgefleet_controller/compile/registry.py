@@ -24,6 +24,7 @@ class Target:
         on_host: engine → engine the builder runs the result under, for the check against the source, or
             `runtime/engine` where another runtime runs the same file; an engine left out is not run on the builder.
         suffix: how the model file's name ends.
+        refused: `engine/precision` → the true reason why that pair is not made.
     """
 
     module: str
@@ -32,15 +33,29 @@ class Target:
     needs: tuple[str, ...] = ()
     on_host: Mapping[str, str] = field(default_factory=dict)
     suffix: str = ".onnx"
+    refused: Mapping[str, str] = field(default_factory=dict)
 
+
+_ORT_REFUSED: Mapping[str, str] = {
+    **{
+        f"{engine}/{precision}": f"{precision} is built for ONNX Runtime's CPU provider only in this version"
+        for engine in ENGINES["ort"]
+        if engine != "cpu"
+        for precision in ("int8-dynamic", "int4", "bf16")
+    },
+    "coreml/int8": "ONNX Runtime's CoreML provider takes no QuantizeLinear or DequantizeLinear, so an int8 model would "
+    "run on the CPU; build coreml/fp16",
+    "qnn/fp32": "Qualcomm's HTP has no float32; build qnn/fp16 or qnn/int8",
+}
 
 TARGETS: Mapping[str, Target] = {
     "ort": Target(
         f"{_MODULES}.ort",
-        frozenset({"cpu"}),
-        frozenset({"fp32", "int8", "int8-dynamic"}),
-        ("onnx", "onnxruntime"),
-        on_host={"cpu": "cpu"},
+        frozenset(ENGINES["ort"]),
+        frozenset({"fp32", "fp16", "bf16", "int8", "int8-dynamic", "int4"}),
+        ("onnx", "onnxruntime", "onnxslim", "scipy"),
+        on_host=dict.fromkeys(ENGINES["ort"], "cpu"),
+        refused=_ORT_REFUSED,
     ),
     "tensorrt": Target(
         f"{_MODULES}.trt",
@@ -99,7 +114,7 @@ def buildable(variant: Variant, *, test_runtimes: bool | None = None) -> str | N
         return f"{variant.runtime} is built for {_list(target.engines)} only in this version, not for {variant.engine}"
     if variant.precision not in target.precisions:
         return f"{variant.target} is built in {_list(target.precisions)} only in this version, not {variant.precision}"
-    return None
+    return target.refused.get(f"{variant.engine}/{variant.precision}")
 
 
 def all_buildable() -> tuple[str, ...]:

@@ -1,0 +1,57 @@
+"""What a quantised file must meet: little of the metric lost, and the trial every device will hold passed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgefleet_contract.evidence import ParityVerdict, Task
+from edgefleet_contract.job import ClaimedPrecision, CompareJob
+from edgefleet_controller.compile import npz
+from edgefleet_controller.compile.calibrate_judge import Judge, Score
+from edgefleet_controller.compile.samples import LABELS
+from edgefleet_controller.compile.steps import ChildSteps, StepError
+
+MAX_DROP = 0.01
+"""Largest loss of top-1 that is accepted without more float layers; one sample may always be lost."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """The limits of one build.
+
+    Attributes:
+        precision: what the file claims to be.
+        task: what the outputs mean, where the manifest says.
+        max_drop: largest loss of top-1.
+    """
+
+    precision: ClaimedPrecision
+    task: Task | None
+    max_drop: float = MAX_DROP
+
+    def misses(self, judge: Judge, model: Path, score: Score, *, optimise: bool) -> str | None:
+        """Return what a model file misses, or None. Runs the agent's own comparison in a child process.
+
+        Args:
+            judge: samples and the source's outputs.
+            model: the file.
+            score: how it did.
+            optimise: whether it is run fused.
+        """
+        allowed = max(self.max_drop, 1.0 / max(1, len(judge.feeds)))
+        if score.drop > allowed:
+            return f"top-1 falls by {score.drop:.4f}; allowed: {allowed:.4f}"
+        return self._trial(judge, model, optimise=optimise)
+
+    def _trial(self, judge: Judge, model: Path, *, optimise: bool) -> str | None:
+        reference, candidate = model.with_suffix(".reference.npz"), model.with_suffix(".candidate.npz")
+        labels = {} if judge.labels is None else {LABELS: judge.labels}
+        npz.write(reference, judge.named(judge.reference) | labels)
+        npz.write(candidate, judge.named(judge.run(model, optimise=optimise)))
+        job = CompareJob(reference=str(reference), candidate=str(candidate), precision=self.precision, task=self.task)
+        try:
+            answer = ChildSteps().compare(job)
+        except StepError as error:
+            return f"the comparison failed: {error.message}"
+        return (answer.reason or "parity failed") if answer.verdict is ParityVerdict.FAIL else None

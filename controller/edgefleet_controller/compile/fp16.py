@@ -1,0 +1,157 @@
+"""Half precision: what may overflow or vanish in 16 bits stays in float32, by measured ranges.
+
+A host check on a CPU cannot show an overflow: ONNX Runtime has no half kernels for most operators there and computes
+between casts in float32. So nodes are kept by what their tensors held on calibration samples, not by a trial.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+from onnxruntime.quantization.quant_utils import load_model_with_shape_infer
+from onnxruntime.transformers import float16
+
+from edgefleet_contract.artifact import TensorSpec
+from edgefleet_controller.compile import npz, preprocess
+from edgefleet_controller.compile.calibrate import OBSERVE_MAX_N, named_source, quantisation_faults
+from edgefleet_controller.compile.calibrate_judge import open_judge
+from edgefleet_controller.compile.calibrate_ranges import Observed, observe
+from edgefleet_controller.compile.fault import CompileFaultError
+from edgefleet_controller.compile.protocol import BuildRequest, OptionValue
+
+MAX_HALF = 65_504.0
+HEADROOM = 8.0
+"""Values on other inputs may be this many times those of the calibration samples."""
+LEAST_NORMAL_HALF = 6.104e-5
+_SQUARES = frozenset(
+    {"LayerNormalization", "InstanceNormalization", "GroupNormalization", "LpNormalization", "ReduceL2",
+     "ReduceSumSquare", "SimplifiedLayerNormalization", "SkipLayerNormalization"}
+)  # fmt: skip
+"""Operators that square their input inside."""
+_SUMS = frozenset({"GlobalAveragePool", "AveragePool", "ReduceMean", "ReduceSum", "ReduceL1", "Mean"})
+"""Operators that add up many values inside before they divide."""
+BLOCKED_OPERATORS = (*float16.DEFAULT_OP_BLOCK_LIST, "Log", "ReduceLogSum", "ReduceLogSumExp", "ReduceProd")
+_LISTED_N = 64
+
+
+def build(request: BuildRequest, inputs: tuple[TensorSpec, ...]) -> tuple[onnx.ModelProto, dict[str, OptionValue]]:
+    """Return the model in half precision with float32 inputs and outputs, and how it was made.
+
+    Raises:
+        CompileFaultError: the converter does not manage this model, or nothing in it is float32.
+    """
+    with quantisation_faults():
+        model = load_model_with_shape_infer(named_source(Path(request.source), Path(request.work_dir)))
+        calibration = npz.read(Path(request.calibration))
+        feeds = list(preprocess.batches(calibration, inputs, request.preprocess))[:OBSERVE_MAX_N]
+        kept = prone(model, observe(model, feeds))
+        made = float16.convert_float_to_float16(
+            model, keep_io_types=True, op_block_list=list(BLOCKED_OPERATORS), node_block_list=sorted(kept)
+        )
+        sort_nodes(made.graph)
+        judge = open_judge(request, inputs)
+        score = judge.score(judge.run(made.SerializeToString()))
+    half_n = sum(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in _weights(made))
+    if half_n == 0:
+        raise CompileFaultError("variant", "fp16 applies to float32 weights; it has none", family="unsupported")
+    by_type = sorted({node.op_type for node in model.graph.node} & set(BLOCKED_OPERATORS))
+    return made, {
+        "kept_fp32": "; ".join(f"{name}: {why}" for name, why in list(kept.items())[:_LISTED_N]),
+        "kept_fp32_nodes_n": len(kept),
+        "kept_fp32_operators": ", ".join(by_type),
+        "calibration": "ranges for overflow",
+        "calibration_samples_n": len(feeds),
+        "half_tensors_n": half_n,
+        "sqnr_db": round(score.sqnr_db, 2),
+    }
+
+
+def prone(model: onnx.ModelProto, seen: Mapping[str, Observed]) -> dict[str, str]:
+    """Return the nodes that may overflow or vanish in half precision: name → why.
+
+    Args:
+        model: float32, shapes inferred, every node named.
+        seen: what its tensors held on calibration samples.
+    """
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "Constant":
+            constants |= dict.fromkeys(node.output, next(each.t for each in node.attribute if each.HasField("t")))
+    found = {node.name: _why(node, seen, constants) for node in model.graph.node if node.op_type != "Constant"}
+    return {name: why for name, why in found.items() if why is not None}
+
+
+def _why(node: onnx.NodeProto, seen: Mapping[str, Observed], constants: Mapping[str, onnx.TensorProto]) -> str | None:
+    for name in (*node.input, *node.output):
+        if name in seen and seen[name].absmax * HEADROOM > MAX_HALF:
+            return f"{name} reaches {seen[name].absmax:.3g}"
+    for name in node.input:
+        if name in seen and (inside := _inside(node, seen[name])) * HEADROOM > MAX_HALF:
+            return f"adds up to {inside:.3g} inside"
+        if name in constants and (why := _constant(constants[name])) is not None:
+            return f"{name} {why}"
+    return None
+
+
+def _inside(node: onnx.NodeProto, seen: Observed) -> float:
+    """Return the largest value an operator may reach inside."""
+    if node.op_type in _SQUARES:
+        return seen.absmax**2
+    if node.op_type in _SUMS:
+        return seen.mean_abs * seen.elements_n
+    return 0.0
+
+
+def _constant(tensor: onnx.TensorProto) -> str | None:
+    if tensor.data_type != onnx.TensorProto.FLOAT:
+        return None
+    values = np.abs(numpy_helper.to_array(tensor))
+    largest = float(values.max(initial=0.0))
+    if largest > MAX_HALF:
+        return f"holds {largest:.3g}"
+    if values.size == 1 and 0 < largest < LEAST_NORMAL_HALF:
+        return f"is {largest:.3g}, which vanishes"
+    return None
+
+
+def _weights(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    yield from model.graph.initializer
+    for node in model.graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+
+
+def sort_nodes(graph: onnx.GraphProto) -> None:
+    """Put nodes in an order in which each follows what it reads: the converter appends its casts at the end."""
+    ready = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer} | {""}
+    made_here = {name for node in graph.node for name in node.output}
+    waiting = [(node, _outer_reads(node) & made_here) for node in graph.node]
+    ordered: list[onnx.NodeProto] = []
+    while waiting:
+        blocked = []
+        for node, reads in waiting:
+            if reads <= ready:
+                ordered.append(onnx.NodeProto.FromString(node.SerializeToString()))
+                ready.update(node.output)
+            else:
+                blocked.append((node, reads))
+        if len(blocked) == len(waiting):
+            raise ValueError(f"the graph has a cycle at {blocked[0][0].name!r}")
+        waiting = blocked
+    del graph.node[:]
+    graph.node.extend(ordered)
+
+
+def _outer_reads(node: onnx.NodeProto) -> set[str]:
+    """Return what a node reads, its inner graphs included."""
+    reads = set(node.input)
+    for attribute in node.attribute:
+        for graph in [attribute.g] if attribute.HasField("g") else attribute.graphs:
+            for inner in graph.node:
+                reads |= _outer_reads(inner)
+    return reads

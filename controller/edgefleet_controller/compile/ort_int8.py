@@ -1,0 +1,84 @@
+"""Static int8 for the `ort` target: plain, then smoothed where that helps transformers, then mixed where it must."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+import onnx
+
+from edgefleet_contract.artifact import TensorSpec
+from edgefleet_controller.compile import mixed, smooth
+from edgefleet_controller.compile.calibrate import (
+    Chosen,
+    Measured,
+    QdqLayout,
+    Scored,
+    by_methods,
+    measure,
+    options_of,
+    quantisation_faults,
+    score_file,
+)
+from edgefleet_controller.compile.calibrate_qdq import is_symmetric, is_transformer, write_qdq
+from edgefleet_controller.compile.calibrate_ranges import observe, ranges_by
+from edgefleet_controller.compile.calibrate_target import Target
+from edgefleet_controller.compile.protocol import BuildRequest, OptionValue
+
+logger = logging.getLogger(__name__)
+
+_STRENGTH_SAMPLES_N = 16
+"""Calibration samples on which strengths of migration are compared."""
+
+
+def quantize(request: BuildRequest, inputs: tuple[TensorSpec, ...], layout: QdqLayout) -> Chosen:
+    """Return the best int8 file of a model: by calibration method, with SmoothQuant, with layers kept in float.
+
+    Raises:
+        CompileFaultError: the model cannot be quantised.
+    """
+    plain = measure(request, inputs, layout)
+    scored = by_methods(plain)
+    best, measured = max(scored, key=lambda each: each.score.rank), plain
+    options = options_of(best, scored, plain)
+    if is_transformer(plain.model) and smooth.products(plain.model):
+        best, measured, more = _smoothed(plain, best)
+        options |= more
+    target = Target("int8", request.task)
+    missed = mixed.missed(measured, best, target)
+    if missed is not None:
+        logger.info("plain int8 misses its target: %s", missed)
+        rescued = mixed.rescue(measured, best, target)
+        best = rescued.scored
+        options |= {"plain_int8_misses": missed[:300], **rescued.options, "mixed_meets_target": rescued.met}
+    return Chosen(best.path, options)
+
+
+def _smoothed(plain: Measured, best: Scored) -> tuple[Scored, Measured, dict[str, OptionValue]]:
+    """Return the better of plain and smoothed, and the figures of both."""
+    with quantisation_faults():
+        absmax = smooth.channel_absmax(plain.model, plain.feeds)
+        tried = {strength: _at_strength(plain, smooth.smooth(plain.model, absmax, strength).model, strength)
+                 for strength in smooth.STRENGTHS}  # fmt: skip
+        strength = max(tried, key=lambda each: tried[each])
+        made = smooth.smooth(plain.model, absmax, strength)
+        measured = replace(plain, model=made.model, seen=observe(made.model, plain.feeds))
+    scored = by_methods(measured, tag="smooth")
+    smoothed = max(scored, key=lambda each: each.score.rank)
+    figures: dict[str, OptionValue] = {f"smoothed_{name}": value for name, value in options_of(
+        smoothed, scored, measured).items() if name.endswith(("_sqnr_db", "_agreement", "_top1"))}  # fmt: skip
+    figures |= {f"strength_{each:g}_sqnr_db": round(value, 2) for each, value in tried.items()}
+    if smoothed.score.rank <= best.score.rank:
+        return best, plain, {**figures, "smoothquant": False}
+    figures |= {"smoothquant_products_n": made.products_n, "smoothquant_folded_n": made.folded_n}
+    return smoothed, measured, {**figures, "smoothquant": True, "smoothquant_strength": strength,
+                                "calibration": smoothed.method}  # fmt: skip
+
+
+def _at_strength(plain: Measured, model: onnx.ModelProto, strength: float) -> float:
+    """Return the signal-to-noise ratio of one strength of migration, with plain extremes as ranges."""
+    seen = observe(model, plain.feeds[:_STRENGTH_SAMPLES_N])
+    ranges = ranges_by("minmax", seen, symmetric=is_symmetric(plain.layout))
+    out = plain.work_dir / f"strength-{strength:g}.onnx"
+    onnx.save(write_qdq(model, ranges, plain.layout), out)
+    return score_file(plain, out).sqnr_db
