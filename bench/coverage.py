@@ -44,7 +44,7 @@ TITLE = """# What is built of which model
 
 Made by `BENCH_WRITE=1 EDGEFLEET_MANIFEST=… python -m bench coverage`. Every row was built, run and compared with its
 source on real samples, or refused with the reason given. Latency is of one thread on the machine named below, of an
-artifact that ran there; where another engine stood in for the device's, it says nothing about the device and is left out.
+artifact that ran there; where another engine stood in for the device's, it would say nothing and is left out.
 """
 
 
