@@ -20,7 +20,7 @@ from edgefleet_contract.variant import ENGINES
 PROBE_LIMITS = ChildLimits(timeout_s=60.0, memory_bytes=1024**3)
 """Importing a runtime from a slow card takes tens of seconds at worst."""
 
-FOREIGN_NOTE = "the sensors are those of the given tree; processor, memory and system are this machine's, and engines were not probed"
+FOREIGN_NOTE = "the sensors are those of the given tree; processor and system are this machine's; no engine was probed"
 _BOARDS = (("NVIDIA Jetson", "jetson"), ("Raspberry Pi", "raspberry-pi"), ("Coral", "coral"))
 _IN_CHILD_RUNTIMES = ("ort", "tflite")
 """Runtimes whose library the probe loads, so whose fault a dead probe can be."""

@@ -1,0 +1,199 @@
+"""Measures energy on the device: idle, load, idle, with a sampler beside; for the worker, never for the resident agent.
+
+::
+
+    meter = EnergyMeter.of(probe())        # or a reason why there is none
+    meter.start()                          # idles, then begins the load window
+    …n inferences…
+    result = meter.stop(n)                 # ends it, idles again, and returns the energy
+
+`measure_energy` does all that with a load of its own: latency is never timed with a sampler beside it.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from edgefleet_agent.qualify.energy import Window
+from edgefleet_agent.qualify.energy_assess import Recording, assess, unmeasured
+from edgefleet_agent.sensors.files import SensorFileError
+from edgefleet_agent.sensors.probe import Sensors
+from edgefleet_agent.sensors.rails import Rail, Total
+from edgefleet_agent.sensors.reader import RailReader
+from edgefleet_agent.sensors.sampler import Sampler, SamplerClock, choose_period_s, read_cost_s
+from edgefleet_contract.evidence import EnergyResult
+from edgefleet_contract.profile import RailKind
+
+DITHER_N = 8
+"""Inferences between random pauses: of up to one inference each, so they cost about 6 % of the time."""
+REPEAT_DITHERS = 2
+"""Blocks of the error estimate hold at least this many stretches between pauses."""
+LEAST_BLOCKS = 8
+"""A slow model leaves at least so many: it is slow against any sensor, so nothing can beat."""
+_MIN_SETTLE_S = 0.2
+"""Governors and caches calm down within some tens of milliseconds."""
+_NS_PER_S = 1_000_000_000
+
+
+@dataclass(frozen=True)
+class EnergyPlan:
+    """How long an energy pass takes.
+
+    Attributes:
+        load_s: length of the load; at least one inference is run.
+        idle_s: length of each idle window.
+    """
+
+    load_s: float = 6.0
+    idle_s: float = 2.0
+
+
+@dataclass
+class EnergyMeter:
+    """Reads a total's rails around a load. One use; not for two threads.
+
+    Attributes:
+        total: the rails that add up; there is at least one.
+        inside: counters the total contains, to check it.
+        plan: how long to idle.
+        clock: time.
+        draw: a random number, uniform in [0, 1).
+        dithered: whether the load pauses at random; whoever runs the load says so.
+        repeat_s: what the load repeats over.
+    """
+
+    total: Total
+    inside: tuple[Rail, ...] = ()
+    plan: EnergyPlan = EnergyPlan()
+    clock: SamplerClock = field(default_factory=SamplerClock)
+    draw: Callable[[], float] = random.random
+    dithered: bool = False
+    repeat_s: float = 0.0
+    _reader: RailReader | None = field(default=None, init=False)
+    _sampler: Sampler | None = field(default=None, init=False)
+    _idle_before: Window | None = field(default=None, init=False)
+    _begin_ns: int = field(default=0, init=False)
+    _problem: str | None = field(default=None, init=False)
+
+    @classmethod
+    def of(cls, sensors: Sensors, plan: EnergyPlan | None = None) -> EnergyMeter | None:
+        """Return a meter on the device's total, or None when it has none (`sensors.total.reason` says why)."""
+        if not sensors.total.rails:
+            return None
+        return cls(sensors.total, _contained_counters(sensors), plan or EnergyPlan())
+
+    @property
+    def dithers(self) -> bool:
+        """Tell whether the load must pause at random: a sensor that reads instants may beat with a regular load."""
+        return any(rail.kind is RailKind.INSTANT for rail in self.total.rails)
+
+    @property
+    def tail_s(self) -> float:
+        """Return how long the sensors take to forget a load: twice what they average over, and what they are late."""
+        return max(2 * (rail.window_s or 0.0) + (rail.refresh_s or 0.0) for rail in self.total.rails)
+
+    def start(self) -> None:
+        """Open the sensors, idle, and begin the load window. A sensor that fails is told by `stop`, not raised."""
+        rails = (*self.total.rails, *self.inside)
+        try:
+            self._reader = RailReader(rails)
+            cost_s = read_cost_s(self._reader, self.clock)
+        except SensorFileError as error:
+            self._problem = str(error)
+            return
+        period_s = choose_period_s(self.total.rails, cost_s)
+        self._sampler = Sampler(self._reader, period_s=period_s, draw=self.draw, clock=self.clock)
+        self._sampler.start()
+        self.clock.sleep_s(max(_MIN_SETTLE_S, self.tail_s))
+        self._idle_before = self._idle(self._sampler)
+        self._begin_ns = self._sampler.mark()
+
+    def _idle(self, sampler: Sampler) -> Window:
+        begin_ns = sampler.mark()
+        self.clock.sleep_s(self.plan.idle_s)
+        return Window(begin_ns, sampler.mark())
+
+    def stop(self, n: int) -> EnergyResult:
+        """End the load window, idle, close the sensors, and return the energy of the `n` inferences in it."""
+        if self._reader is None or self._sampler is None or self._idle_before is None:
+            return unmeasured(self._problem or "the meter was not started")
+        sampler = self._sampler
+        end_ns = sampler.mark()
+        self.clock.sleep_s(max(_MIN_SETTLE_S, self.tail_s))
+        idle_after = self._idle(sampler)
+        sampler.stop()
+        recording = Recording(
+            total=self.total,
+            counts=self._reader.counts,
+            trace=sampler.trace,
+            marks=sampler.marks,
+            idle_before=self._idle_before,
+            load=Window(self._begin_ns, end_ns),
+            idle_after=idle_after,
+            tail_s=self.tail_s,
+            dithered=self.dithered,
+            repeat_s=self.repeat_s,
+            inside=self.inside,
+        )
+        try:
+            return assess(recording, n)
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Stop reading and close the sensors; for a load that failed between `start` and `stop`."""
+        if self._sampler is not None:
+            self._sampler.stop()
+        if self._reader is not None:
+            self._reader.close()
+
+
+def _contained_counters(sensors: Sensors) -> tuple[Rail, ...]:
+    """Return the readable packages a single covering counter contains: disjoint, so their sum must not exceed it."""
+    rails = sensors.total.rails
+    if len(rails) != 1 or rails[0].kind is not RailKind.COUNTER:
+        return ()
+    return tuple(
+        rail
+        for rail in sensors.rails
+        if rail.name in rails[0].includes and rail.scope == "package" and rail.problem is None
+    )
+
+
+def run_load(call: Callable[[], object], load_s: float, meter: EnergyMeter) -> int:
+    """Infer for some time, with random pauses where the sensor needs them; return the number of inferences."""
+    clock = meter.clock
+    deadline_ns = clock.now_ns() + int(load_s * _NS_PER_S)
+    n = 0
+    while n == 0 or clock.now_ns() < deadline_ns:
+        began_ns = clock.now_ns()
+        for _ in range(DITHER_N):
+            call()
+            n += 1
+            if clock.now_ns() >= deadline_ns:
+                break
+        if meter.dithers:
+            meter.dithered = True
+            inference_s = (clock.now_ns() - began_ns) / _NS_PER_S / DITHER_N
+            repeat_s = min(REPEAT_DITHERS * DITHER_N * inference_s, load_s / LEAST_BLOCKS)
+            meter.repeat_s = max(meter.repeat_s, repeat_s)
+            clock.sleep_s(meter.draw() * inference_s)
+    return n
+
+
+def measure_energy(call: Callable[[], object], sensors: Sensors, plan: EnergyPlan | None = None) -> EnergyResult:
+    """Return the energy of one inference, from a load of this function's own; `unmeasured` where no sensor can tell.
+
+    Takes about `load_s + 2 idle_s`, and some seconds more where the sensor averages. What `call` raises is raised.
+    """
+    meter = EnergyMeter.of(sensors, plan)
+    if meter is None:
+        return unmeasured(sensors.total.reason or "no power sensor on this device")
+    meter.start()
+    try:
+        n = run_load(call, meter.plan.load_s, meter)
+        return meter.stop(n)
+    finally:
+        meter.close()
