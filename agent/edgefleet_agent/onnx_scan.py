@@ -15,6 +15,8 @@ from edgefleet_contract.job import ClaimedPrecision
 # Field numbers of onnx.proto: ModelProto.graph, GraphProto.node and .initializer, NodeProto.op_type,
 # TensorProto.data_type.
 _GRAPH, _NODE, _INITIALIZER, _OP_TYPE, _DATA_TYPE = 7, 1, 5, 4, 2
+_METADATA, _KEY, _VALUE = 14, 1, 2
+"""ModelProto.metadata_props; StringStringEntryProto.key and .value."""
 _FLOAT16, _BFLOAT16 = 10, 16
 _DYNAMIC_OPS = frozenset({"DynamicQuantizeLinear", "MatMulInteger", "ConvInteger", "DynamicQuantizeMatMul"})
 _STATIC_OPS = frozenset({"QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "QGemm"})
@@ -49,6 +51,19 @@ def claimed_precision(path: Path) -> ClaimedPrecision:
     if weight_types[_FLOAT16] or weight_types[_BFLOAT16]:
         return "fp16" if weight_types[_FLOAT16] >= weight_types[_BFLOAT16] else "bf16"
     return "fp32"
+
+
+def metadata(path: Path) -> dict[str, str]:
+    """Return a model file's notes (`metadata_props`) by key; none for a file that is damaged or no model."""
+    notes: dict[str, str] = {}
+    try:
+        with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            for number, part in _fields(data, 0, len(data)):
+                if number == _METADATA and not isinstance(part, int):
+                    notes.update(zip(_texts(data, part, _KEY), _texts(data, part, _VALUE), strict=False))
+    except (_DamagedError, OSError, ValueError):
+        return {}
+    return notes
 
 
 def _scan(data: mmap.mmap) -> tuple[set[str], Counter[int]]:
