@@ -1,4 +1,4 @@
-"""Finds a runtime by name, importing its module only then; says truly what this version does not have."""
+"""Finds a runtime by name, importing its module only then."""
 
 from __future__ import annotations
 
@@ -12,11 +12,9 @@ TEST_RUNTIME = "misbehave"
 _MODULES = {
     "ort": "edgefleet_agent.runtimes.ort",
     "tflite": "edgefleet_agent.runtimes.litert",
+    "tensorrt": "edgefleet_agent.runtimes.trt",
+    "tensorrt-rtx": "edgefleet_agent.runtimes.trt_rtx",
     TEST_RUNTIME: "edgefleet_agent.runtimes.misbehave",
-}
-_ABSENT = {
-    "tensorrt": "this version of the agent has no TensorRT runtime",
-    "tensorrt-rtx": "this version of the agent has no TensorRT-RTX runtime",
 }
 
 
@@ -33,8 +31,6 @@ def find_runtime(variant: Variant, *, test_runtimes: bool) -> Runtime:
     if variant.runtime == TEST_RUNTIME and not test_runtimes:
         msg = f"{variant} misbehaves on purpose and is offered only by agents started with test runtimes"
         raise UnsupportedError(msg)
-    if variant.runtime not in _MODULES:
-        raise UnsupportedError(_ABSENT[variant.runtime])
     runtime = _runtime(variant.runtime)
     reason = _reason_against(runtime, variant)
     if reason is not None:
@@ -85,16 +81,11 @@ def _alone(name: str) -> tuple[str, ...]:
 
 
 def _prober(name: str) -> ProbesAlone | None:
-    runtime: object = _runtime(name) if name in _MODULES else None
+    runtime: object = _runtime(name)
     return runtime if isinstance(runtime, ProbesAlone) else None
 
 
 def _probe(name: str) -> tuple[EngineProbe, ...]:
-    if name not in _MODULES:
-        return tuple(
-            EngineProbe(target=f"{name}/{engine}", status=ProbeStatus.MISSING, reason=_ABSENT[name])
-            for engine in ENGINES[name]
-        )
     runtime = _runtime(name)
     if isinstance(runtime, ProbesAlone):
         alone = runtime.alone()
