@@ -15,6 +15,8 @@ MAX_FINDINGS = 1000
 """Per check: enough to see what is wrong; `fleet query` lists more."""
 
 HEALTH_COLUMNS = ("device", "model", "detail", "value")
+SEVERITY_COLUMN = "severity"
+"""A fifth column a query may have: the severity of each row, where it is not the header's for all."""
 
 
 class Questions(Concern):
@@ -61,14 +63,15 @@ class Questions(Concern):
 
 
 def _findings(name: str, query: HealthQuery, table: Table) -> list[HealthFinding]:
-    if table.columns != HEALTH_COLUMNS:
-        msg = f"it returns the columns {', '.join(table.columns)}; needed: {', '.join(HEALTH_COLUMNS)}"
+    if table.columns not in {HEALTH_COLUMNS, (*HEALTH_COLUMNS, SEVERITY_COLUMN)}:
+        wanted = f"{', '.join(HEALTH_COLUMNS)}, and {SEVERITY_COLUMN} if rows differ in it"
+        msg = f"it returns the columns {', '.join(table.columns)}; needed: {wanted}"
         raise UserInputError(msg)
     return [
         HealthFinding(
             check=name,
             title=query.title,
-            severity=query.severity,
+            severity=_severity(own, query.severity),
             device=_word(device),
             model=_word(model),
             detail=str(detail or query.description),
@@ -76,8 +79,20 @@ def _findings(name: str, query: HealthQuery, table: Table) -> list[HealthFinding
             threshold=query.threshold,
             unit=query.unit,
         )
-        for device, model, detail, value in table.rows
+        for device, model, detail, value, *own in table.rows
     ]
+
+
+def _severity(own: list[Cell], of_all: Severity) -> Severity:
+    """Return a row's own severity, where it has one."""
+    if not own or own[0] is None:
+        return of_all
+    try:
+        return Severity(own[0])
+    except ValueError as error:
+        allowed = ", ".join(each.value for each in Severity)
+        msg = f"its column `{SEVERITY_COLUMN}` holds {str(own[0])[:60]!r}; allowed: {allowed}"
+        raise UserInputError(msg) from error
 
 
 def _word(value: Cell) -> str | None:

@@ -73,6 +73,19 @@ def test_failed_parity_is_critical_until_a_newer_trial_passes(wished: Store, mak
     assert findings(wished, make.now_ns, "failing_parity") == []
 
 
+def test_failed_parity_is_a_warning_where_a_fallback_of_the_release_serves(wished: Store, make: Any) -> None:
+    wished.ingest(
+        [
+            make.report(make.missed(Gate.PARITY), 1),
+            make.report(make.trial(make.fp32), 2),
+            make.report(make.transition(variant=make.fp32), 3),
+        ],
+        1,
+    )
+    (finding,) = findings(wished, make.now_ns, "failing_parity")
+    assert finding.severity is Severity.WARNING
+
+
 def test_a_missed_budget_is_found_with_what_was_measured(wished: Store, make: Any) -> None:
     wished.ingest([make.report(make.missed(Gate.LATENCY, latency=make.latency(9.0)), 1)], 1)
     (finding,) = findings(wished, make.now_ns, "budget_breach")
