@@ -63,6 +63,7 @@ TARGETS: Mapping[str, Target] = {
         frozenset({"fp32", "fp16", "int8"}),
         ("onnx", "onnxruntime"),
         on_host={"gpu": "ort/cpu", "dla": "ort/cpu"},
+        refused={"dla/fp32": "DLA computes in fp16 and int8 only"},
     ),
     "tensorrt-rtx": Target(
         f"{_MODULES}.trt_rtx",

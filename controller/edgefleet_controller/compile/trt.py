@@ -10,7 +10,6 @@ from pathlib import Path
 
 from edgefleet_contract.artifact import EvidenceLevel
 from edgefleet_contract.coverage import CoverageSource
-from edgefleet_contract.variant import parse_variant
 from edgefleet_controller.compile.fault import CompileFaultError
 from edgefleet_controller.compile.protocol import BuildAnswer, BuildRequest
 from edgefleet_controller.compile.trt_coverage import coverage_of
@@ -33,9 +32,6 @@ def build(request: BuildRequest) -> BuildAnswer:
     Raises:
         CompileFaultError: TensorRT refuses nodes of the model (each is named), or it cannot be converted.
     """
-    variant = parse_variant(request.variant)
-    if variant.engine == "dla" and variant.precision == "fp32":
-        raise CompileFaultError("variant", "DLA computes in fp16 and int8 only", family="unsupported")
     source = make_source(request)
     profiles = as_json(source.profiles)
     data = plain_bytes(source.model, Path(request.work_dir), {PROFILES_KEY: profiles})

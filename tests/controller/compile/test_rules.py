@@ -29,7 +29,7 @@ def test_what_this_version_builds_has_no_reason_against_it(variant: str) -> None
     ("variant", "words"),
     [
         ("tflite/xnnpack/int8", "TFLite conversion is not in this version"),
-        ("tensorrt/gpu/fp16", "TensorRT builds are not in this version"),
+        ("tensorrt/dla/fp32", "DLA computes in fp16 and int8 only"),
         ("ort/coreml/int8", "takes no QuantizeLinear"),
         ("ort/qnn/fp32", "has no float32"),
         ("ort/cuda/int4", "CPU provider only in this version"),
