@@ -341,3 +341,6 @@ class FleetApi(Protocol):
         Raises:
             UserInputError: it does not match its digest.
         """
+
+    def close(self) -> None:
+        """Let go of connections; nothing is asked afterwards."""

@@ -120,6 +120,9 @@ class Reading:
         """Refuse: blobs are taken by a running controller."""
         raise _not_running()
 
+    def close(self) -> None:
+        """Do nothing: the store belongs to whoever opened it."""
+
 
 class Service(Reading):
     """All use cases, over a store, a builder and the wire."""

@@ -144,6 +144,9 @@ class FakeFleetApi:
         self.blobs[digest] = content
         on_sent(len(content))
 
+    def close(self) -> None:
+        """Do nothing."""
+
 
 def _controller(options: argparse.Namespace) -> None:
     fake = FakeFleetApi(folder=options.home)

@@ -1,6 +1,6 @@
-"""An agent whose disk fills up while it fetches: `python -m edgefleet_hil.short_disk run …`, options as the real one's.
+"""An agent whose disk fills up while it fetches: `python -m edgefleet_hil.short_disk run …`, the real agent's options.
 
-`EDGEFLEET_HIL_DISK_BYTES` says how many bytes of chunks fit. As on a real disk, files that are deleted make room again::
+`EDGEFLEET_HIL_DISK_BYTES` says how many bytes of chunks fit; files that are deleted make room again::
 
     StackOptions(programs=Programs(agent=AGENT), env={DISK_BYTES: "65536"})
 """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -47,16 +47,19 @@ def session(settings: Settings, manifest: Path, command: str) -> Iterator[Sessio
     """
     backend = settings.backend
     if settings.server is not None:
-        yield Session(backend.remote(settings.server, settings.token), lasting=True)
+        with closing(backend.remote(settings.server, settings.token)) as api:
+            yield Session(api, lasting=True)
         return
     home = settings.home(manifest)
     if (running := _shared(settings, home)) is not None:
-        yield Session(running, lasting=True)
+        with closing(running) as api:
+            yield Session(api, lasting=True)
         return
     with backend.stack(home, command, shared=False) as stack:
         output.words(f"started a private stack in {home.root}")
         stack.wait_ready(on_progress=output.words)
-        yield Session(stack.api(), lasting=False)
+        with closing(stack.api()) as api:
+            yield Session(api, lasting=False)
 
 
 def _shared(settings: Settings, home: FleetHome) -> FleetApi | None:
@@ -69,8 +72,10 @@ def _shared(settings: Settings, home: FleetHome) -> FleetApi | None:
     told = ""
     while True:
         running = settings.backend.running(home, lasting=True)
-        if running is not None and _knows_a_device(running):
-            return running
+        if running is not None:
+            if _knows_a_device(running):
+                return running
+            running.close()
         if running is None and not settings.backend.starting(home):
             return None
         missing = "the controller" if running is None else "the first agent"

@@ -24,6 +24,20 @@ SAMPLES_FILE = "samples.npz"
 CALIBRATION_FILE = "calibration.npz"
 
 
+class UnfitModelError(UserInputError):
+    """A model or its samples cannot be used.
+
+    Args:
+        message: what was got and what is allowed.
+        path: where the manifest names what is wrong, as keys.
+        next_step: what helps.
+    """
+
+    def __init__(self, message: str, *, path: tuple[str, ...], next_step: str) -> None:
+        super().__init__(message, next_step=next_step)
+        self.path = path
+
+
 class Checker:
     """Checks models in a child process.
 
@@ -121,8 +135,13 @@ class Checker:
 
     def _refusal(self, name: str, spec: ModelSpec, error: StepError, work: Path) -> UserInputError:
         if error.fault is not None:
-            step = error.fault.next_step
-            return UserInputError(f"model {name!r}: {_blamed(spec, error.fault.what)} {error.message}", next_step=step)
+            what = error.fault.what
+            key = {"labels": "samples"}.get(what, what)
+            return UnfitModelError(
+                f"model {name!r}: {_blamed(spec, what)} {error.message}",
+                path=("models", name, key),
+                next_step=error.fault.next_step or f"correct that, then apply again: {_meant(spec, what)}",
+            )
         dest = self._work_dir / "reproduce" / f"check-{name}"
         keep_for_reproduction(error.command, work, dest)
         return UserInputError(
@@ -153,6 +172,13 @@ def _file(name: str, path: str, files: Mapping[str, FileRef]) -> FileRef:
     if path not in files:
         raise InternalError(f"model {name!r}: the content of {path!r} was not handed over with the manifest")
     return files[path]
+
+
+def _meant(spec: ModelSpec, what: str) -> str:
+    """Return the file, or the manifest's key, that has to change."""
+    calibration = spec.calibration.file if spec.calibration else spec.samples.file
+    files = {"source": spec.source, "samples": spec.samples.file, "labels": spec.samples.file}
+    return {**files, "calibration": calibration}.get(what, f"`{what}` in the manifest")
 
 
 def _blamed(spec: ModelSpec, what: str) -> str:

@@ -58,8 +58,8 @@ def encode_error(error: EdgefleetError) -> tuple[int, dict[str, Any]]:
     """Return (HTTP status, JSON document) of an error."""
     family, _, status = next((row for row in _FAMILIES if isinstance(error, row[1])), _FAMILIES[-1])
     body: dict[str, Any] = {"family": family, "message": error.message, "next_step": error.next_step}
-    if isinstance(error, PlanError):
-        body["path"] = list(error.path)
+    if isinstance(path := getattr(error, "path", None), tuple):
+        body["path"] = list(path)
     if isinstance(error, ManifestError) and type(error) is not ManifestError:
         body["message"] = str(error)  # several problems in one: the text carries their places
     elif isinstance(error, ManifestError):
