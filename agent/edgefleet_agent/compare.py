@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-from edgefleet_agent.onnx_scan import claimed_precision
+from edgefleet_agent.match import match_tensors
+from edgefleet_agent.model_file import bare_variant, claimed_precision, is_tflite
+from edgefleet_agent.preprocess import InputMismatchError
 from edgefleet_agent.runtimes.base import Array
+from edgefleet_agent.runtimes.mapped import mapped, to_source
 from edgefleet_agent.samples import SamplesError, load_arrays, load_samples
 from edgefleet_agent.tasks import open_model, outputs_of
 from edgefleet_contract.accept import MetricAccept
+from edgefleet_contract.artifact import TensorSpec
+from edgefleet_contract.base import clip_reason
 from edgefleet_contract.errors import UserInputError
 from edgefleet_contract.evidence import Task
 from edgefleet_contract.job import ClaimedPrecision, CompareAnswer, CompareJob
@@ -21,8 +27,17 @@ error (dead classes, gains, shifts, NaN) fails under any claim."""
 _ZIP_MAGIC = b"PK\x03\x04"
 _LABELLED_TASKS = {None, Task.CLASSIFICATION}
 
-Pair = tuple[dict[str, Array], dict[str, Array], Array | None]
-"""Reference outputs, candidate outputs, labels."""
+_MAX_ASSUMED = 64
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Outputs of the reference and of the candidate, the true answers, and what was assumed to get them."""
+
+    reference: dict[str, Array]
+    candidate: dict[str, Array]
+    labels: Array | None
+    assumed: tuple[str, ...] = ()
 
 
 def compare(job: CompareJob) -> CompareAnswer:
@@ -40,16 +55,16 @@ def compare(job: CompareJob) -> CompareAnswer:
         raise UserInputError(msg)
     of_outputs = kinds == {True}
     precision = job.precision or (OUTPUTS_PRECISION if of_outputs else claimed_precision(candidate))
-    left, right, labels = _load_outputs(job) if of_outputs else _run_models(job, precision)
-    task = job.task or infer_task(left)
+    pair = _load_outputs(job) if of_outputs else _run_models(job, precision)
+    task = job.task or infer_task(pair.reference)
     parity = compare_outputs(
-        left,
-        right,
+        pair.reference,
+        pair.candidate,
         precision=precision,
         task=task,
         same_artifact=job.same_artifact,
-        labels=labels,
-        metric=MetricAccept() if labels is not None and task in _LABELLED_TASKS else None,
+        labels=pair.labels,
+        metric=MetricAccept() if pair.labels is not None and task in _LABELLED_TASKS else None,
     )
     return CompareAnswer(
         verdict=parity.verdict,
@@ -58,6 +73,7 @@ def compare(job: CompareJob) -> CompareAnswer:
         precision=precision,
         task=task,
         parity=parity,
+        assumed=tuple(clip_reason(text) for text in pair.assumed[:_MAX_ASSUMED]),
     )
 
 
@@ -79,7 +95,7 @@ def _load_outputs(job: CompareJob) -> Pair:
         msg = f"a file holds no outputs beside {job.labels_key!r}"
         raise SamplesError(msg)
     _check_labels(job.labels_key, labels, left)
-    return left, right, labels[0] if labels else None
+    return Pair(left, right, labels[0] if labels else None)
 
 
 def _check_labels(key: str, labels: list[Array], outputs: Mapping[str, Array]) -> None:
@@ -96,6 +112,34 @@ def _run_models(job: CompareJob, precision: ClaimedPrecision) -> Pair:
         msg = "comparing two models needs real samples to run them on"
         raise UserInputError(msg, next_step="give --samples FILE, an .npz with one array per model input")
     samples = load_samples(Path(job.samples), labels_key=job.labels_key)
-    left = outputs_of(open_model(Path(job.reference), "ort/cpu/fp32"), samples, job.preprocess)
-    right = outputs_of(open_model(Path(job.candidate), f"ort/cpu/{precision}"), samples, job.preprocess)
-    return left, right, samples.labels
+    reference, candidate = Path(job.reference), Path(job.candidate)
+    source, other = (
+        open_model(reference, bare_variant(reference)),
+        open_model(candidate, bare_variant(candidate, precision)),
+    )
+    left = outputs_of(source, samples, job.preprocess)
+    if is_tflite(reference) == is_tflite(candidate):
+        return Pair(left, outputs_of(other, samples, job.preprocess), samples.labels)
+    # Formats differ, so one was made from the other or both from a third: names and axes may have changed.
+    inputs = match_tensors(source.inputs, other.inputs, "input")
+    right, assumed = _as_reference(left, outputs_of(mapped(other, inputs.maps, {}), samples, job.preprocess))
+    return Pair(left, right, samples.labels, inputs.assumed + assumed)
+
+
+def _as_reference(left: dict[str, Array], right: dict[str, Array]) -> tuple[dict[str, Array], tuple[str, ...]]:
+    """Return the candidate's outputs under the reference's names and axes, told from the shapes that came.
+
+    Outputs that do not fit are left as they are: parity then says by which check.
+    """
+    try:
+        match = match_tensors(_specs(left), _specs(right), "output")
+    except InputMismatchError:
+        return right, ()
+    return {
+        name: to_source(right[match.maps[name].name], match.maps[name]) if name in match.maps else right[name]
+        for name in left
+    }, match.assumed
+
+
+def _specs(outputs: Mapping[str, Array]) -> list[TensorSpec]:
+    return [TensorSpec.model_validate({"name": n, "dtype": v.dtype.name, "shape": v.shape}) for n, v in outputs.items()]

@@ -8,12 +8,14 @@ from functools import singledispatch
 from pathlib import Path
 from typing import TypeVar
 
+from edgefleet_agent.model_file import bare_variant
 from edgefleet_agent.outputs import make_feeder, run_samples
 from edgefleet_agent.qualify.clocks import real_clocks
 from edgefleet_agent.qualify.conditions import read_conditions
 from edgefleet_agent.qualify.latency import Start, measure_latency, require_single_stream
 from edgefleet_agent.qualify.trial import SPINNING, run_trial
 from edgefleet_agent.runtimes.base import Array, Session
+from edgefleet_agent.runtimes.mapped import mapped
 from edgefleet_agent.runtimes.registry import engines_alone, find_runtime, probe_engines, probe_target
 from edgefleet_agent.samples import Samples, load_samples, save_arrays
 from edgefleet_contract.artifact import InputTransform, TensorSpec
@@ -38,8 +40,6 @@ T = TypeVar("T")
 
 OUTPUTS_LIMIT_S = 3600.0
 """A bound, not a budget: whoever starts the worker sets the real limit."""
-_BENCH_VARIANT = "ort/cpu/fp32"
-"""What runs a bare model file here; the precision is the file's own."""
 
 
 @singledispatch
@@ -73,6 +73,7 @@ def _inspect(job: InspectJob) -> InspectAnswer:
 def _outputs(job: OutputsJob) -> OutputsAnswer:
     samples = load_samples(Path(job.samples))
     session = open_model(Path(job.model), job.variant, test_runtimes=job.test_runtimes)
+    session = mapped(session, job.input_map, job.output_map)
     outputs = outputs_of(session, samples, job.preprocess)
     save_arrays(Path(job.out), outputs)
     return OutputsAnswer(outputs=_described(session, outputs), n_samples=samples.n)
@@ -94,12 +95,11 @@ def _compare(job: CompareJob) -> Answer:
 def _bench(job: BenchJob) -> BenchAnswer:
     require_single_stream(job.latency.scenario)
     samples = load_samples(Path(job.samples))
-    variant = parse_variant(_BENCH_VARIANT)
+    named = bare_variant(Path(job.model))
+    variant = parse_variant(named)
     runtime = find_runtime(variant, test_runtimes=False)
     clocks = real_clocks(job.latency.threads)
-    session, load_ns = _timed(
-        clocks.now_ns, lambda: open_model(Path(job.model), _BENCH_VARIANT, threads=job.latency.threads)
-    )
+    session, load_ns = _timed(clocks.now_ns, lambda: open_model(Path(job.model), named, threads=job.latency.threads))
     feeds = make_feeder(samples, session.inputs, job.preprocess).feeds(0)
     _, first_ns = _timed(clocks.now_ns, lambda: session.run(feeds))
     latency = measure_latency(

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from edgefleet_contract.accept import Accept, Scenario
+from edgefleet_contract.accept import DEFAULT_LOAD_SHARE, Accept, LoadShare, RateHz, SamplesPerQuery, Scenario
 from edgefleet_contract.artifact import InputTransform, TensorMaps, TensorSpec
 from edgefleet_contract.base import Reason, Record, TensorName
 from edgefleet_contract.evidence import (
@@ -40,6 +40,18 @@ class LatencyBudget(Record):
     """The run goes on past this only to reach `min_n`, and never past 4 times this."""
     warmup_max_s: Annotated[float, Field(ge=0, le=600)] = 3.0
     threads: Annotated[int, Field(ge=1, le=1024)] = 1
+    percentile: Annotated[float, Field(ge=0.01, le=0.999)] = 0.95
+    """The percentile whose interval decides how long to measure."""
+    rate_hz: RateHz | None = None
+    """Arrivals per second under `server` and `fixed-rate`; default: `load_share` of what single-stream reaches."""
+    load_share: LoadShare = DEFAULT_LOAD_SHARE
+    samples_per_query: SamplesPerQuery | None = None
+    """Default: 8 under `multi-stream` (MLPerf's), 32 under `offline`; 1 under all others, whatever is said here."""
+    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] = 0
+    cpus: Annotated[tuple[Annotated[int, Field(ge=0, le=4095)], ...], Field(max_length=1024)] = ()
+    """CPUs the worker is pinned to; empty: those it may use anyway."""
+    profile_max_s: Annotated[float, Field(ge=0, le=600)] = 0.1
+    """Time for the operator profile, a pass of its own after everything else; 0: none."""
 
 
 class QualifyJob(Record):
@@ -143,6 +155,8 @@ class CompareAnswer(Record):
     precision: str
     task: Task | None
     parity: ParityResult
+    assumed: tuple[Reason, ...] = Field(default=(), max_length=64)
+    """What was taken for granted to compare them: which tensor stands for which, in which order of axes."""
 
 
 class BenchAnswer(Record):

@@ -47,7 +47,7 @@ class MappedSession:
     def run(self, feeds: Feeds) -> dict[str, Array]:
         """Return the outputs by the source's names, in its order of axes. Raises InferenceFailedError."""
         found = self._inner.run(self._to_file(feeds))
-        return {name: _to_source(found[tensor.name], tensor) for name, tensor in self._out.items()}
+        return {name: to_source(found[tensor.name], tensor) for name, tensor in self._out.items()}
 
     def bind(self, feeds: Feeds) -> Callable[[], object]:
         """Return the file's own call: feeds are transposed once, here, outside of what is timed."""
@@ -115,7 +115,8 @@ def _to_file_order(value: Array, tensor: TensorMap) -> Array:
     return np.ascontiguousarray(np.transpose(value, tensor.axes))
 
 
-def _to_source(value: Array, tensor: TensorMap) -> Array:
+def to_source(value: Array, tensor: TensorMap) -> Array:
+    """Return a file's tensor in the source's order of axes. Raises InferenceFailedError when it has other axes."""
     if not tensor.axes:
         return value
     if value.ndim != len(tensor.axes):

@@ -37,6 +37,8 @@ def draw_comparison(console: Console, answer: CompareAnswer) -> None:
         console.print(words, soft_wrap=True)
     if answer.parity.agreement is not None:
         console.print(f"{format_share(answer.parity.agreement)} of decisions agree", soft_wrap=True)
+    for text in answer.assumed:
+        console.print(f"assumed: {text}", soft_wrap=True)
     console.print()
     draw(
         console,
