@@ -48,6 +48,7 @@ class Recording:
         idle_after: idle window after it.
         tail_s: time an averaging sensor takes to forget the load; `idle_after` begins no earlier.
         dithered: the load paused at random, so that it cannot beat with a slow sensor.
+        resolution_w: one step of the power rails together; each reading is within half of it.
         repeat_s: what the load repeats over: blocks are longer than this.
     """
 
@@ -61,6 +62,7 @@ class Recording:
     tail_s: float = 0.0
     dithered: bool = False
     repeat_s: float = 0.0
+    resolution_w: float = 0.0
     inside: tuple[Rail, ...] = ()
 
 
@@ -131,7 +133,8 @@ def _joules(recording: Recording, window: Window, idle: Estimate | None) -> Esti
     for kind in (RailKind.INSTANT, RailKind.AVERAGE):
         chosen = [index for index, rail in enumerate(rails) if rail.kind is kind]
         if chosen:
-            energy = energy.plus(_sampled(recording, chosen, kind, window, idle))
+            rounding = Estimate(0.0, bound=recording.resolution_w / 2 * window.seconds)
+            energy = energy.plus(_sampled(recording, chosen, kind, window, idle)).plus(rounding)
     return energy
 
 

@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -135,12 +136,23 @@ class EnergyMeter:
             tail_s=self.tail_s,
             dithered=self.dithered,
             repeat_s=self.repeat_s,
+            resolution_w=self._resolution_w(),
             inside=self.inside,
         )
         try:
             return assess(recording, n)
         finally:
             self.close()
+
+    def _resolution_w(self) -> float:
+        if self._reader is None or self._sampler is None:
+            return 0.0
+        steps = self._reader.resolutions(self._sampler.trace.rows)
+        return math.fsum(
+            step
+            for step, rail in zip(steps, self._reader.rails, strict=True)
+            if rail.kind is not RailKind.COUNTER and rail not in self.inside
+        )
 
     def close(self) -> None:
         """Stop reading and close the sensors; for a load that failed between `start` and `stop`."""

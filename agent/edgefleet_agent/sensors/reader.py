@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 
@@ -99,6 +101,24 @@ class RailReader:
                 raise SensorFileError(msg)
         return values
 
+    def resolutions(self, rows: Sequence[Row]) -> tuple[float, ...]:
+        """Return by how much one step of each rail's files moves its value: watts, or joules for counters.
+
+        A file's step is the smallest difference between two numbers it gave (an INA3221 steps by 8 mV), or 1
+        where it gave only one; a call's is not known and counts as 0.
+        """
+        return tuple(self._resolution(rows, index) for index in range(len(self.rails)))
+
+    def _resolution(self, rows: Sequence[Row], index: int) -> float:
+        slots, source = self._slots[index], self.rails[index].source
+        if isinstance(source, Call) or not rows:
+            return 0.0
+        moved = 0.0
+        for slot in slots:
+            others = math.prod(abs(rows[-1][other]) for other in slots if other != slot)
+            moved += _step([row[slot] for row in rows]) * others
+        return moved / source.per_unit
+
     def close(self) -> None:
         """Close every descriptor."""
         while self._descriptors:
@@ -111,3 +131,8 @@ class RailReader:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _step(numbers: Sequence[int | float]) -> int | float:
+    distinct = sorted(set(numbers))
+    return min((later - earlier for earlier, later in pairwise(distinct)), default=1)
