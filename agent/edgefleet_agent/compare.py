@@ -12,7 +12,7 @@ from edgefleet_agent.preprocess import InputMismatchError
 from edgefleet_agent.runtimes.base import Array
 from edgefleet_agent.runtimes.mapped import mapped, to_source
 from edgefleet_agent.samples import SamplesError, load_arrays, load_samples
-from edgefleet_agent.tasks import open_model, outputs_of
+from edgefleet_agent.tasks import in_samples_order, open_model, outputs_of
 from edgefleet_contract.accept import MetricAccept
 from edgefleet_contract.artifact import TensorSpec
 from edgefleet_contract.base import clip_reason
@@ -117,8 +117,11 @@ def _run_models(job: CompareJob, precision: ClaimedPrecision) -> Pair:
         open_model(reference, bare_variant(reference)),
         open_model(candidate, bare_variant(candidate, precision)),
     )
+    if is_tflite(reference):
+        source = in_samples_order(source, samples, job.preprocess)
     left = outputs_of(source, samples, job.preprocess)
     if is_tflite(reference) == is_tflite(candidate):
+        other = in_samples_order(other, samples, job.preprocess) if is_tflite(candidate) else other
         return Pair(left, outputs_of(other, samples, job.preprocess), samples.labels)
     # Formats differ, so one was made from the other or both from a third: names and axes may have changed.
     inputs = match_tensors(source.inputs, other.inputs, "input")

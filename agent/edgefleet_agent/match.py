@@ -1,4 +1,4 @@
-"""How the tensors of one model stand for those of another, told from names and shapes. Pure.
+"""How the tensors of one model stand for those of another, or for samples, told from names and shapes. Pure.
 
 A conversion may rename tensors and put channels last. Where that has one plausible reading it is taken, and said.
 """
@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 
-from edgefleet_agent.preprocess import InputMismatchError, describe
-from edgefleet_contract.artifact import Dim, TensorMap, TensorSpec
+from edgefleet_agent.preprocess import InputMismatchError, check_names, describe, prepare
+from edgefleet_agent.runtimes.base import Array
+from edgefleet_contract.artifact import Dim, InputTransform, TensorMap, TensorSpec
 
 _USUAL: Mapping[int, tuple[tuple[int, ...], ...]] = {
     3: ((0, 2, 1),),
@@ -61,6 +62,30 @@ def match_tensors(reference: Sequence[TensorSpec], candidate: Sequence[TensorSpe
         if other.name != spec.name or axes:
             maps[spec.name] = TensorMap(name=other.name, axes=axes)
     return Match(maps, tuple(assumed))
+
+
+def match_samples(
+    raw: Mapping[str, Array], transforms: Mapping[str, InputTransform], inputs: Sequence[TensorSpec]
+) -> Match:
+    """Say in which order of axes a model takes samples that were prepared for its source.
+
+    Args:
+        raw: samples by input name, first axis = sample.
+        transforms: how they are prepared, as declared for the source.
+        inputs: what the model takes.
+
+    Raises:
+        InputMismatchError: names or sizes do not fit in any one order of axes.
+    """
+    check_names(raw, inputs, transforms)
+    given = [
+        spec.model_copy(
+            update={"shape": ("?", *prepare(raw[spec.name][:1], spec, transforms.get(spec.name)).shape[1:])}
+        )
+        for spec in inputs
+        if len(spec.shape) in _USUAL
+    ]
+    return match_tensors(given, [spec for spec in inputs if len(spec.shape) in _USUAL], "input")
 
 
 def _axes(source: Sequence[Dim], file: Sequence[Dim]) -> tuple[int, ...] | None:

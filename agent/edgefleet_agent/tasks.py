@@ -8,8 +8,10 @@ from functools import singledispatch
 from pathlib import Path
 from typing import TypeVar
 
-from edgefleet_agent.model_file import bare_variant
+from edgefleet_agent.match import match_samples
+from edgefleet_agent.model_file import bare_variant, is_tflite
 from edgefleet_agent.outputs import make_feeder, run_samples
+from edgefleet_agent.preprocess import InputMismatchError
 from edgefleet_agent.qualify.clocks import real_clocks
 from edgefleet_agent.qualify.conditions import read_conditions
 from edgefleet_agent.qualify.latency import Start, measure_latency, require_single_stream
@@ -100,6 +102,8 @@ def _bench(job: BenchJob) -> BenchAnswer:
     runtime = find_runtime(variant, test_runtimes=False)
     clocks = real_clocks(job.latency.threads)
     session, load_ns = _timed(clocks.now_ns, lambda: open_model(Path(job.model), named, threads=job.latency.threads))
+    if is_tflite(Path(job.model)):
+        session = in_samples_order(session, samples, job.preprocess)
     feeds = make_feeder(samples, session.inputs, job.preprocess).feeds(0)
     _, first_ns = _timed(clocks.now_ns, lambda: session.run(feeds))
     latency = measure_latency(
@@ -128,6 +132,17 @@ def open_model(path: Path, variant: str, *, threads: int = 1, test_runtimes: boo
     parsed = parse_variant(variant)
     runtime = find_runtime(parsed, test_runtimes=test_runtimes)
     return runtime.load(path, variant=parsed, threads=threads, spinning=SPINNING)
+
+
+def in_samples_order(session: Session, samples: Samples, transforms: Mapping[str, InputTransform]) -> Session:
+    """Return a session that takes samples prepared for its source, where a conversion put channels last.
+
+    A session whose inputs fit the samples in no one order is returned as it is: feeding it then says what does not fit.
+    """
+    try:
+        return mapped(session, match_samples(samples.inputs, transforms, session.inputs).maps, {})
+    except InputMismatchError:
+        return session
 
 
 def outputs_of(session: Session, samples: Samples, transforms: Mapping[str, InputTransform]) -> dict[str, Array]:

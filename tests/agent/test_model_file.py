@@ -12,7 +12,7 @@ from edgefleet_agent.compare import compare
 from edgefleet_agent.model_file import bare_variant, claimed_precision, is_tflite
 from edgefleet_agent.samples import load_arrays
 from edgefleet_agent.tasks import do_job
-from edgefleet_contract.artifact import InputTransform, TensorMap
+from edgefleet_contract.artifact import InputTransform, Layout, TensorMap
 from edgefleet_contract.errors import UserInputError
 from edgefleet_contract.evidence import ParityVerdict
 from edgefleet_contract.job import BenchAnswer, BenchJob, CompareJob, LatencyBudget, OutputsAnswer, OutputsJob
@@ -64,8 +64,6 @@ def test_onnx_and_tflite_of_one_model_are_compared_through_the_order_of_axes(
     digit_model: Path, digits_tflite: Path, digit_samples: Path, digit_preprocess: dict[str, InputTransform],
     swapped: bool,
 ) -> None:  # fmt: skip
-    if swapped:
-        digit_preprocess = {"image": digit_preprocess["image"].model_copy(update={"layout": "nhwc"})}
     pair = [str(digit_model), str(digits_tflite)]
     left, right = reversed(pair) if swapped else pair
     answer = compare(
@@ -73,8 +71,17 @@ def test_onnx_and_tflite_of_one_model_are_compared_through_the_order_of_axes(
     )
     assert (answer.verdict, answer.precision) == (ParityVerdict.PASS, "fp32"), answer.reason
     assert answer.parity.n_samples == 64
-    assert len(answer.assumed) == 1
-    assert "'image'" in answer.assumed[0]
+    assert answer.assumed == (() if swapped else ("input 'image' has the axes of 'image' in the order [0, 2, 3, 1]",))
+
+
+def test_two_tflite_files_are_fed_as_their_source_is(
+    digits_tflite: Path, digit_samples: Path, digit_preprocess: dict[str, InputTransform]
+) -> None:
+    path = str(digits_tflite)
+    job = CompareJob(reference=path, candidate=path, samples=str(digit_samples), preprocess=digit_preprocess)
+    answer = compare(job)
+    assert answer.verdict is ParityVerdict.PASS
+    assert answer.parity.outputs[0].bit_exact
 
 
 def test_models_that_do_not_fit_each_other_are_refused_in_words(
@@ -87,10 +94,12 @@ def test_models_that_do_not_fit_each_other_are_refused_in_words(
         compare(job)
 
 
-def test_a_bare_tflite_file_is_timed(
-    digits_tflite: Path, digit_samples: Path, digit_preprocess: dict[str, InputTransform], small_budget: LatencyBudget
-) -> None:
-    preprocess = {"image": digit_preprocess["image"].model_copy(update={"layout": "nhwc"})}
+@pytest.mark.parametrize("layout", [Layout.NCHW, Layout.NHWC])
+def test_a_bare_tflite_file_is_timed_on_samples_prepared_for_either_order(
+    digits_tflite: Path, digit_samples: Path, digit_preprocess: dict[str, InputTransform], small_budget: LatencyBudget,
+    layout: Layout,
+) -> None:  # fmt: skip
+    preprocess = {"image": digit_preprocess["image"].model_copy(update={"layout": layout})}
     answer = do_job(
         BenchJob(model=str(digits_tflite), samples=str(digit_samples), latency=small_budget, preprocess=preprocess)
     )
