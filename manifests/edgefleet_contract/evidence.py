@@ -216,6 +216,23 @@ class EnergyResult(Record):
     """On what this way of reading has been proven; users must know when it never ran on hardware."""
 
 
+class ThermalResult(Record):
+    """Temperatures and clocks around the latency run, and whether anything slowed the device down meanwhile."""
+
+    throttled: bool
+    reason: Reason | None = None
+    """The evidence of throttling, or what could not be told."""
+    start_c: float | None = None
+    """The hottest zone when the run began; None where there is none."""
+    end_c: float | None = None
+    start_limit_c: float | None = None
+    """What the hottest zone was waited for to fall below."""
+    waited_s: Annotated[float, Field(ge=0)] = 0.0
+    clock_start_mhz: Annotated[float, Field(ge=0)] | None = None
+    """The first CPU clock."""
+    clock_end_mhz: Annotated[float, Field(ge=0)] | None = None
+
+
 class PlacementResult(Record):
     """Where operators ran, read back from the runtime."""
 
@@ -292,6 +309,7 @@ class Trial(Record):
     latency: LatencyResult | None = None
     memory: MemoryResult | None = None
     energy: EnergyResult | None = None
+    thermal: ThermalResult | None = None
     placement: PlacementResult | None = None
     conditions: Conditions | None = None
 

@@ -51,6 +51,12 @@ class EnergyPlan:
     idle_s: float = 2.0
 
 
+def plan_for(latency_s: float) -> EnergyPlan:
+    """Return a plan about as long as a latency run may be: three fifths load, the rest idle; at most 100 s."""
+    load_s = min(60.0, 0.6 * latency_s)
+    return EnergyPlan(load_s, load_s / 3)
+
+
 @dataclass
 class EnergyMeter:
     """Reads a total's rails around a load. One use; not for two threads.

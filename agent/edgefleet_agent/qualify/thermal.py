@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from edgefleet_agent.sensors.thermal import ReadThermal, Thermal
 from edgefleet_contract.base import clip_reason
-from edgefleet_contract.evidence import LatencyResult, LatencyVerdict
+from edgefleet_contract.evidence import LatencyResult, LatencyVerdict, ThermalResult
 from edgefleet_contract.profile import ThrottleFlag
 
 START_MARGIN_C = 15.0
@@ -106,38 +106,48 @@ def wait_until_cool(
 
 
 class ThermalWatch:
-    """Looks before and after a measurement.
+    """Waits until the device is cool enough, then looks before and after a measurement.
 
     Args:
         look: looks once at everything thermal.
+        sleep_s: waits; None begins at once, however hot the device is.
     """
 
-    def __init__(self, look: ReadThermal) -> None:
+    def __init__(self, look: ReadThermal, sleep_s: Callable[[float], object] | None = None) -> None:
         self._look = look
-        self.before = look()
-        self.after: Thermal | None = None
+        self._gate = wait_until_cool(look, sleep_s) if sleep_s is not None else None
+        self._before = look()
 
-    def stop(self) -> Throttling:
-        """Look again and return whether the device was slowed down meanwhile."""
-        self.after = self._look()
-        return compare(self.before, self.after)
+    def stop(self) -> ThermalResult:
+        """Look again and return what was seen, and whether the device was slowed down meanwhile."""
+        after = self._look()
+        throttling = compare(self._before, after)
+        words = [throttling.reason or throttling.unsure]
+        if self._gate is not None and not self._gate.reached:
+            words.append(
+                f"it began at {self._gate.start_c:.1f} °C: {self._gate.waited_s:.0f} s were not enough to cool"
+            )
+        return ThermalResult(
+            throttled=throttling.throttled,
+            reason=clip_reason("; ".join(word for word in words if word)) or None,
+            start_c=self._before.hottest_c,
+            end_c=after.hottest_c,
+            start_limit_c=self._gate.limit_c if self._gate else None,
+            waited_s=self._gate.waited_s if self._gate else 0.0,
+            clock_start_mhz=_clock_mhz(self._before),
+            clock_end_mhz=_clock_mhz(after),
+        )
 
-    def conditions(self) -> dict[str, str]:
-        """Return start and end temperature and the first clock, as words for the conditions of a result."""
-        told: dict[str, str] = {}
-        for word, thermal in (("start", self.before), ("end", self.after)):
-            if thermal is not None and thermal.hottest_c is not None:
-                told[f"hottest_{word}_c"] = f"{thermal.hottest_c:.1f}"
-            if thermal is not None and thermal.frequencies and thermal.frequencies[0].mhz is not None:
-                told[f"clock_{word}_mhz"] = f"{thermal.frequencies[0].mhz:.0f}"
-        return told
+
+def _clock_mhz(thermal: Thermal) -> float | None:
+    return next((clock.mhz for clock in thermal.frequencies if clock.mhz is not None), None)
 
 
-def judged(latency: LatencyResult, throttling: Throttling) -> LatencyResult:
-    """Return a latency result that says `throttled` when the device was slowed down; a worse verdict keeps its reason."""
-    if not throttling.throttled or latency.verdict is LatencyVerdict.THROTTLED:
+def judged(latency: LatencyResult, thermal: ThermalResult) -> LatencyResult:
+    """Return a latency result that says `throttled` when the device was; an earlier verdict is kept in words."""
+    if not thermal.throttled or latency.verdict is LatencyVerdict.THROTTLED:
         return latency
-    words = [throttling.reason or "the device was slowed down"]
+    words = [thermal.reason or "the device was slowed down"]
     if latency.verdict is not LatencyVerdict.VALID:
         words.append(f"also {latency.verdict.value}: {latency.reason}")
     return latency.model_copy(update={"verdict": LatencyVerdict.THROTTLED, "reason": clip_reason("; ".join(words))})

@@ -24,15 +24,18 @@ from edgefleet_agent.qualify.artifact import (
 )
 from edgefleet_agent.qualify.clocks import Clocks, real_clocks
 from edgefleet_agent.qualify.conditions import read_conditions
+from edgefleet_agent.qualify.energy_meter import measure_energy, plan_for
 from edgefleet_agent.qualify.findings import Findings, GateMissedError
 from edgefleet_agent.qualify.latency import Start, measure_latency, require_single_stream
 from edgefleet_agent.qualify.memory import MemoryMeter
+from edgefleet_agent.qualify.thermal import ThermalWatch, judged
 from edgefleet_agent.runtimes.base import Array, Runtime, Session, UnsupportedError
 from edgefleet_agent.runtimes.mapped import mapped
 from edgefleet_agent.runtimes.registry import find_runtime
+from edgefleet_agent.sensors.probe import probe
 from edgefleet_contract.artifact import ArtifactDocument, FileRole
 from edgefleet_contract.errors import DeviceError, UserInputError
-from edgefleet_contract.evidence import EnergyResult, EnergyStatus, Gate, ParityResult, Trial, Verdict
+from edgefleet_contract.evidence import Gate, ParityResult, Trial, Verdict
 from edgefleet_contract.job import QualifyJob
 from edgefleet_contract.variant import Variant, parse_variant
 
@@ -206,9 +209,13 @@ class _Trial:
 
     def _measure(self, session: Session, feeder: Feeder, start: Start) -> None:
         call = session.bind(feeder.feeds(0))
+        sensors = probe()
+        watch = ThermalWatch(sensors.read_thermal, time.sleep)
         latency = measure_latency(call, self.job.latency, start=start, spinning=SPINNING, clocks=self.clocks)
-        energy = EnergyResult(status=EnergyStatus.UNMEASURED, reason=self.job.energy_unmeasured_reason)
-        self.findings.measured.update(latency=latency, memory=self.meter.result(), energy=energy)
+        thermal = watch.stop()
+        memory = self.meter.result()
+        energy = measure_energy(call, sensors, plan_for(self.job.latency.max_duration_s))
+        self.findings.measured.update(latency=judged(latency, thermal), memory=memory, energy=energy, thermal=thermal)
         if self.meter.warning:
             self.findings.warn(self.meter.warning)
         if feeder.batch_n > 1:
