@@ -15,7 +15,7 @@ from edgefleet_controller.compile.protocol import BuildAnswer, BuildRequest
 from edgefleet_controller.compile.trt_coverage import coverage_of
 from edgefleet_controller.compile.trt_plan import build_plan
 from edgefleet_controller.compile.trt_profile import Profiles, as_json
-from edgefleet_controller.compile.trt_source import UNPROVEN, make_source, plain_bytes
+from edgefleet_controller.compile.trt_source import UNPROVEN, make_source, write_plain
 from edgefleet_controller.compile.trt_vendor import VendorMissingError, load
 
 __all__ = ["build", "coverage_of"]
@@ -24,6 +24,11 @@ MIN_VERSION = "10.3"
 """JetPack 6.1's; older ones lack names the agent uses."""
 PROFILES_KEY = "edgefleet.trt.profiles"
 """The note (ONNX `metadata_props`) the device's agent reads its profiles from."""
+
+_REHEARSE_SM = 86
+"""Ampere's desktop generation, the nearest TensorRT-RTX has to Orin's 87."""
+_REHEARSE_MAX_BYTES = 256 * 1024**2
+"""Larger ones take minutes, for a warning."""
 
 
 def build(request: BuildRequest) -> BuildAnswer:
@@ -34,8 +39,7 @@ def build(request: BuildRequest) -> BuildAnswer:
     """
     source = make_source(request)
     profiles = as_json(source.profiles)
-    data = plain_bytes(source.model, Path(request.work_dir), {PROFILES_KEY: profiles})
-    Path(request.out).write_bytes(data)
+    write_plain(source.model, Path(request.out), {PROFILES_KEY: profiles})
     parsed = source.coverage.source is CoverageSource.VENDOR_PARSER
     return BuildAnswer(
         inputs=source.inputs,
@@ -44,7 +48,7 @@ def build(request: BuildRequest) -> BuildAnswer:
             **source.options,
             "profiles": profiles,
             "plan": f"made on the device; {UNPROVEN}",
-            "rtx_builder": rehearse(data, source.profiles),
+            "rtx_builder": rehearse(Path(request.out), source.profiles, Path(request.work_dir)),
         },
         rewrites=source.rewrites,
         min_runtime={"tensorrt": MIN_VERSION},
@@ -53,16 +57,19 @@ def build(request: BuildRequest) -> BuildAnswer:
     )
 
 
-def rehearse(model: bytes, profiles: Profiles) -> str:
+def rehearse(model: Path, profiles: Profiles, work_dir: Path) -> str:
     """Return what TensorRT-RTX's builder makes of a source its parser takes: a warning, and no proof for a Jetson.
 
     Both are builds of one code base, and what one refuses for its form the other is likely to refuse; but there is no
     TensorRT-RTX for Orin or Thor, so only the device's own builder decides.
     """
+    if (size_bytes := model.stat().st_size) > _REHEARSE_MAX_BYTES:
+        return f"not asked: {size_bytes} bytes; models up to {_REHEARSE_MAX_BYTES} are tried"
     try:
-        plan = build_plan(load(), model, profiles)
+        load()
+        build_plan(model, profiles, work_dir, (_REHEARSE_SM,))
     except VendorMissingError as error:
         return f"not asked: {error}"
     except CompileFaultError as fault:
-        return f"refuses: {fault.message}"
-    return f"builds it for SM {', '.join(map(str, plan.sms))}"
+        return f"refuses it: {fault.message}"
+    return f"builds it for SM {_REHEARSE_SM}"

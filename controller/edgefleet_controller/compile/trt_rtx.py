@@ -15,7 +15,7 @@ from edgefleet_controller.compile.protocol import BuildAnswer, BuildRequest, Opt
 from edgefleet_controller.compile.trt_coverage import coverage_of
 from edgefleet_controller.compile.trt_plan import Plan, build_plan
 from edgefleet_controller.compile.trt_profile import as_json
-from edgefleet_controller.compile.trt_source import UNPROVEN, make_source, plain_bytes
+from edgefleet_controller.compile.trt_source import UNPROVEN, make_source, write_plain
 from edgefleet_controller.compile.trt_vendor import VendorMissingError
 
 __all__ = ["build", "coverage_of"]
@@ -29,12 +29,13 @@ def build(request: BuildRequest) -> BuildAnswer:
             no generation.
     """
     try:
-        vendor = trt_vendor.load()
+        trt_vendor.load()
     except VendorMissingError as error:
         raise CompileFaultError("variant", str(error), family="unsupported") from error
     source = make_source(request)
-    data = plain_bytes(source.model, Path(request.work_dir))
-    plan = build_plan(vendor, data, source.profiles)
+    work_dir = Path(request.work_dir)
+    write_plain(source.model, work_dir / "trt-source.onnx", {})
+    plan = build_plan(work_dir / "trt-source.onnx", source.profiles, work_dir)
     Path(request.out).write_bytes(plan.data)
     version = _version_of(plan.data)
     return BuildAnswer(

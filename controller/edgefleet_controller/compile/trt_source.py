@@ -78,9 +78,8 @@ def require_taken(coverage: Coverage, target: str) -> None:
     )
 
 
-def plain_bytes(model: onnx.ModelProto, work_dir: Path, notes: dict[str, str] | None = None) -> bytes:
-    """Return a model's bytes without its own notes and with ours: equal graphs are equal bytes."""
-    save_plain(model, work_dir / "trt-source.onnx")  # also what repeats a failed build by hand
-    onnx.helper.set_model_props(model, notes or {})
-    data: bytes = model.SerializeToString(deterministic=True)
-    return data
+def write_plain(model: onnx.ModelProto, path: Path, notes: dict[str, str]) -> None:
+    """Write a model without its own notes and with ours: equal graphs are equal bytes."""
+    save_plain(model, path)
+    onnx.helper.set_model_props(model, notes)
+    path.write_bytes(model.SerializeToString(deterministic=True))
