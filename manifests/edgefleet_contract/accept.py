@@ -45,6 +45,12 @@ class FallbackPolicy(str, Enum):
 
 
 Positive = Annotated[float, Field(gt=0.0)]
+RateHz = Annotated[float, Field(gt=0.0, le=1e6)]
+LoadShare = Annotated[float, Field(ge=0.01, le=0.99)]
+SamplesPerQuery = Annotated[int, Field(ge=1, le=4096)]
+
+DEFAULT_LOAD_SHARE = 0.5
+"""Half of what the device can do: a queue forms now and then, and is gone soon."""
 
 
 class ParityAccept(Record):
@@ -61,6 +67,11 @@ class LatencyAccept(Record):
     p95_ms: Positive | None = None
     p99_ms: Positive | None = None
     scenario: Scenario = Scenario.SINGLE_STREAM
+    rate_hz: RateHz | None = None
+    """Arrivals per second under `server` and `fixed-rate`; default: `load_share` of what single-stream reaches."""
+    load_share: LoadShare = DEFAULT_LOAD_SHARE
+    samples_per_query: SamplesPerQuery | None = None
+    """Under `multi-stream` and `offline`; default: 8 and 32."""
 
 
 class MemoryAccept(Record):

@@ -127,8 +127,52 @@ class Percentiles(Record):
     ci95_p99_ms: tuple[Ms, Ms] | None = None
 
 
+class StopReason(str, Enum):
+    """Why a latency run ended."""
+
+    INTERVAL = "interval"
+    """The 95 % interval of the percentile asked for was narrow enough."""
+    TIME = "time"
+    COUNT = "count"
+
+
+class EarlyStopping(Record):
+    """What MLPerf's early-stopping criterion lets the queries of a run say about one percentile."""
+
+    percentile: Share
+    confidence: Share
+    needed_n: Count
+    """The least number of queries for any statement."""
+    discarded_n: Count | None = None
+    """Queries above the estimate; None when there are too few queries."""
+    estimate_ms: Ms | None = None
+
+
+class OperatorShare(Record):
+    """One type of operator and its share of the time spent in operators."""
+
+    operator: str = Field(max_length=128)
+    share: Share
+    calls_n: Count
+    """Per inference."""
+
+
+class OperatorProfile(Record):
+    """Where time goes inside the model, from a pass of its own: profiling slows what it watches."""
+
+    operators: tuple[OperatorShare, ...] = Field(max_length=16)
+    """Largest share first; small ones are left out."""
+    inferences_n: Count
+    source: str = Field(max_length=128)
+    """How it was read: the API or file the runtime told it through."""
+
+
 class LatencyResult(Percentiles):
-    """Latency of one model under one scenario, from all samples of the steady phase."""
+    """Latency of one model under one scenario, from all samples of the steady phase.
+
+    One sample is one query: `samples_per_query` inputs of the model. Where queries arrive by a schedule it lasts from
+    the scheduled arrival to the answer, so waiting in the queue counts.
+    """
 
     verdict: LatencyVerdict
     reason: Reason | None = None
@@ -150,6 +194,25 @@ class LatencyResult(Percentiles):
     """The same figures without preempted samples."""
     harness_floor_ms: Ms
     """What the timing loop itself costs per sample (p50 of an empty call), measured in the same run."""
+    samples_per_query: Annotated[int, Field(ge=1, le=1_000_000)] = 1
+    rate_hz: Annotated[float, Field(gt=0)] | None = None
+    """Queries offered per second; None where each query follows the last."""
+    seed: Annotated[int, Field(ge=0, le=2**32 - 1)] | None = None
+    """What random arrivals were drawn with."""
+    throughput_hz: Annotated[float, Field(ge=0)] | None = None
+    """Samples per second: of the time spent inferring where each query follows the last, else as answered."""
+    ci95_throughput_hz: tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]] | None = None
+    service: Percentiles | None = None
+    """Time in the model alone, without waiting in the queue, where queries arrive by a schedule."""
+    asked: Share | None = None
+    """The percentile that decided how long to measure."""
+    stopped_by: StopReason | None = None
+    warmed_up: bool | None = None
+    """Whether warm-up ended because the level stayed, and not because its time was over."""
+    early_stopping: tuple[EarlyStopping, ...] = Field(default=(), max_length=8)
+    histogram: Annotated[str, Field(max_length=5120)] | None = None
+    """All samples, in nanoseconds: an HdrHistogram, V2 compressed, in base64."""
+    profile: OperatorProfile | None = None
 
 
 class MemoryResult(Record):

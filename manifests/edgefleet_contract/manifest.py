@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, StringConstraints
 
 from edgefleet_contract.accept import (
+    DEFAULT_LOAD_SHARE,
     Accept,
     Choose,
     EnergyAccept,
@@ -22,6 +23,7 @@ from edgefleet_contract.accept import (
     MetricKind,
     ParityAccept,
     PlacementAccept,
+    SamplesPerQuery,
     Scenario,
 )
 from edgefleet_contract.artifact import InputTransform
@@ -29,7 +31,7 @@ from edgefleet_contract.base import Name, Record, TensorName
 from edgefleet_contract.desired import MAX_CHAIN, MAX_MODELS
 from edgefleet_contract.evidence import Task
 from edgefleet_contract.labels import SelectorText
-from edgefleet_contract.units import DurationMs, DurationS, EnergyMj, ShareText, SizeBytes
+from edgefleet_contract.units import DurationMs, DurationS, EnergyMj, LoadShareText, RateHzText, ShareText, SizeBytes
 from edgefleet_contract.variant import VariantName
 
 PathText = Annotated[str, StringConstraints(min_length=1, max_length=1024, pattern=r"^[^\x00-\x1f]+$")]
@@ -106,6 +108,11 @@ class LatencySpec(Record):
     p95: DurationMs | None = None
     p99: DurationMs | None = None
     scenario: Scenario = Scenario.SINGLE_STREAM
+    rate: RateHzText | None = None
+    """Arrivals under `server` and `fixed-rate`; default: `load` times what single-stream reaches on the device."""
+    load: LoadShareText = DEFAULT_LOAD_SHARE
+    samples_per_query: SamplesPerQuery | None = None
+    """Under `multi-stream` and `offline`; default: 8 and 32."""
 
 
 class MemorySpec(Record):
@@ -149,6 +156,9 @@ class AcceptSpec(Record):
                 p95_ms=self.latency.p95,
                 p99_ms=self.latency.p99,
                 scenario=self.latency.scenario,
+                rate_hz=self.latency.rate,
+                load_share=self.latency.load,
+                samples_per_query=self.latency.samples_per_query,
             ),
             memory=MemoryAccept(peak_bytes=self.memory.peak),
             energy=EnergyAccept(per_inference_mj=self.energy.per_inference, if_unmeasured=self.energy.if_unmeasured),

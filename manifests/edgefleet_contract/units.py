@@ -27,7 +27,9 @@ SIZE_BYTES: Mapping[str, float] = {
     "B": 1.0, "kB": 1e3, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 1024.0, "MiB": 1024.0**2, "GiB": 1024.0**3,
 }  # fmt: skip
 ENERGY_MJ: Mapping[str, float] = {"uJ": 1e-3, "µJ": 1e-3, "mJ": 1.0, "J": 1e3, "kJ": 1e6}
+RATE_HZ: Mapping[str, float] = {"Hz": 1.0, "kHz": 1e3, "mHz": 1e-3}
 SHARE: Mapping[str, float] = {"%": 0.01}
+MAX_RATE_HZ = 1e6
 
 
 def parse_quantity(value: object, units: Mapping[str, float], kind: str) -> float:
@@ -103,6 +105,32 @@ def parse_share(value: object) -> float:
     return share
 
 
+def parse_rate_hz(value: object) -> float:
+    """Return a rate such as `20 Hz` in events per second.
+
+    Raises:
+        ValueError: as `parse_quantity`, or outside 0 (excluded) to 1 MHz.
+    """
+    rate_hz = parse_quantity(value, RATE_HZ, "a rate")
+    if not 0.0 < rate_hz <= MAX_RATE_HZ:
+        msg = f"a rate must lie above 0 Hz and at or below 1000 kHz, got {value!r}"
+        raise ValueError(msg)
+    return rate_hz
+
+
+def parse_load_share(value: object) -> float:
+    """Return a load such as `50%` as a fraction of what the device can do.
+
+    Raises:
+        ValueError: as `parse_share`, or outside 1 % to 99 %: at full load a queue grows without end.
+    """
+    share = parse_share(value)
+    if not 0.01 <= share <= 0.99:
+        msg = f"a load must lie between 1% and 99%, got {value!r}; at full load the queue grows without end"
+        raise ValueError(msg)
+    return share
+
+
 def format_share(share: float) -> str:
     """Return a fraction as a percentage people read: `12.3%`."""
     return f"{100 * share:.4g}%"
@@ -174,3 +202,26 @@ ShareText = Annotated[
     ),
 ]
 """A share written as `5%` or `0.05`, carried as a fraction."""
+
+RateHzText = Annotated[
+    float,
+    BeforeValidator(parse_rate_hz),
+    PlainSerializer(lambda v: f"{v!r} Hz", return_type=str),
+    _schema(RATE_HZ),
+]
+"""A rate written with its unit (`20 Hz`), carried in events per second."""
+
+LoadShareText = Annotated[
+    float,
+    BeforeValidator(parse_load_share),
+    Field(ge=0.0, le=1.0),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "number", "minimum": 0.01, "maximum": 0.99},
+                {"type": "string", "pattern": rf"^\s*{_NUMBER}\s*%\s*$"},
+            ]
+        }
+    ),
+]
+"""A load written as `50%` or `0.5`, carried as a fraction of what the device can do."""

@@ -42,6 +42,8 @@ BY_VALIDATOR: dict[Callable[..., Any], Strategy] = {
     units.parse_duration_ms: st.builds("{} {}".format, NUMBERS, st.sampled_from(list(units.DURATION_MS))),
     units.parse_size_bytes: st.integers(0, 2**53 - 1).map("{} B".format),
     units.parse_energy_mj: st.builds("{} {}".format, NUMBERS, st.sampled_from(list(units.ENERGY_MJ))),
+    units.parse_rate_hz: st.floats(0.1, 1e6).map("{!r} Hz".format),
+    units.parse_load_share: st.floats(0.01, 0.99) | st.integers(1, 99).map("{}%".format),
     units.parse_share: st.floats(0, 1) | st.floats(0, 100).map("{}%".format),
 }
 

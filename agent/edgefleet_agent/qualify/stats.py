@@ -11,12 +11,21 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from edgefleet_agent.qualify.stats_beta import rank_of, student_975
 from edgefleet_contract.evidence import Percentiles
 
 Nanoseconds = NDArray[np.int64]
 _NS_PER_MS = 1e6
 _TAIL = 0.025
 """Probability left out on each side of a 95 % interval."""
+_ENOUGH_EXCEED = 100
+"""So many samples beyond a level give a usable estimate of how they are correlated."""
+_UNCORRELATED = 0.8
+"""Above this share of n an effective size is that of independent samples, within its own error."""
+_NEAR_WEIGHT = 0.6
+"""Weight (in logarithms) of the nearer level, between bias (0) and needless width (1)."""
+_LEAST_SLACK, _AMPLE_SLACK = 1.1, 2.0
+"""Correlated samples must be this many times the least number; from the second on `_NEAR_WEIGHT` holds."""
 
 
 def nearest_rank(ordered: Sequence[int] | Nanoseconds, quantile: float) -> int:
@@ -43,56 +52,82 @@ def effective_n(indicator: NDArray[np.bool_]) -> float:
     return float(n) if asymptotic <= variance else n * variance / asymptotic
 
 
-def interval_ranks(n: int, quantile: float) -> tuple[int, int] | None:
-    """Return the ranks (from 1) between which a quantile lies with 95 % confidence, or None when n is too small.
+def interval_ranks(n: float, quantile: float) -> tuple[float, float] | None:
+    """Return the real-valued ranks (from 1) between which a quantile lies with 95 % confidence; None if n is too small.
 
-    Binomial order-statistic interval with equal tails. The upper rank of p99 exists from n = 368 on.
+    Equal tails of the binomial distribution. The upper rank of p99 exists from n = 368 on.
     """
-    below = _binomial_cdf(n, quantile)
-    low = below.rank_of(_TAIL)
-    high = below.rank_of(1.0 - _TAIL) + 1
-    return (low, high) if low >= 1 and high <= n else None
+    if n < 1.0:
+        return None
+    low, high = rank_of(n, quantile, 1.0 - _TAIL), rank_of(n, quantile, _TAIL)
+    return (low, high) if low >= 1.0 and high <= n else None
 
 
-class _Cdf:
-    """A cumulative distribution over a window of counts beginning at `start`."""
-
-    def __init__(self, start: int, values: NDArray[np.float64]) -> None:
-        self._start = start
-        self._values = values
-
-    def rank_of(self, probability: float) -> int:
-        """Return the smallest count whose cumulative probability reaches `probability`."""
-        return self._start + int(np.searchsorted(self._values, probability))
-
-
-def _binomial_cdf(n: int, p: float) -> _Cdf:
-    """Return the binomial distribution function within 12 standard deviations of its mean; outside it is 0 or 1."""
-    reach = 12.0 * math.sqrt(n * p * (1.0 - p)) + 20.0
-    start, stop = max(0, int(n * p - reach)), min(n, int(n * p + reach))
-    first = math.lgamma(n + 1) - math.lgamma(start + 1) - math.lgamma(n - start + 1)
-    first += start * math.log(p) + (n - start) * math.log1p(-p)
-    counts = np.arange(start, stop, dtype=np.float64)
-    ratios = np.log((n - counts) / (counts + 1.0)) + math.log(p) - math.log1p(-p)
-    log_pmf = first + np.concatenate(([0.0], np.cumsum(ratios)))
-    return _Cdf(start, np.cumsum(np.exp(log_pmf)))
-
-
-def quantile_interval(samples: Nanoseconds, quantile: float) -> tuple[float, tuple[int, int] | None]:
+def quantile_interval(samples: Nanoseconds, quantile: float) -> tuple[float, tuple[float, float] | None]:
     """Return (effective sample size, 95 % interval of a quantile or None) of samples in issue order.
 
     The effective size is that of the series "this sample exceeds the quantile", so the interval keeps its coverage
     when slow samples come in bursts. Ranks are found at the effective size and stretched to the real one.
+
+    The effective size is itself an estimate, and far out in the tail a poor one. So, for correlated samples, it is
+    averaged with that of the nearest level that enough samples exceed, and reduced by Student's t for the few bursts
+    it was estimated from. There is no interval unless the more careful of the two levels gives one as well, and close
+    to that border the more careful one decides. The rules were fitted to keep coverage within 0.93 … 0.97
+    (`python -m bench intervals`).
     """
-    ordered = np.sort(samples)
-    n_eff = effective_n(samples > nearest_rank(ordered, quantile))
-    whole = int(n_eff)
-    ranks = interval_ranks(whole, quantile) if whole >= 1 else None
+    n, ordered = len(samples), np.sort(samples)
+    n_eff = _exceedance_n(samples, ordered, quantile)
+    careful_n = min(n_eff, _nearer_n(samples, ordered, quantile, n_eff))
+    slack = _for_few(careful_n, n, quantile) / _least_n(quantile)
+    if slack < (1.0 if careful_n > _UNCORRELATED * n else _LEAST_SLACK):
+        return n_eff, None
+    towards_border = min(max((_AMPLE_SLACK - slack) / (_AMPLE_SLACK - _LEAST_SLACK), 0.0), 1.0)
+    weight = _NEAR_WEIGHT + (1.0 - _NEAR_WEIGHT) * towards_border
+    used_n = _for_few(n_eff ** (1.0 - weight) * careful_n**weight, n, quantile)
+    ranks = interval_ranks(used_n, quantile)
     if ranks is None:
         return n_eff, None
-    stretch = len(ordered) / whole
-    low, high = (min(len(ordered), math.ceil(rank * stretch)) - 1 for rank in ranks)
-    return n_eff, (int(ordered[max(0, low - math.ceil(stretch) + 1)]), int(ordered[high]))
+    low, high = (_between(ordered, rank / (used_n + 1.0) * (n + 1.0)) for rank in ranks)
+    return n_eff, (low, high)
+
+
+def _least_n(quantile: float) -> float:
+    """Return the number of independent samples from which on a 95 % interval of a quantile exists."""
+    return math.log(_TAIL) / math.log(max(quantile, 1.0 - quantile))
+
+
+def _exceedance_n(samples: Nanoseconds, ordered: Nanoseconds, quantile: float) -> float:
+    return effective_n(samples > nearest_rank(ordered, quantile))
+
+
+def _nearer_n(samples: Nanoseconds, ordered: Nanoseconds, quantile: float, n_eff: float) -> float:
+    """Return the effective size at the nearest level that enough samples exceed; `n_eff` where it finds nothing."""
+    n = len(ordered)
+    margin = min(_ENOUGH_EXCEED / n, 0.5)
+    nearer = min(max(quantile, margin), 1.0 - margin)
+    near_n = n_eff if nearer == quantile else _exceedance_n(samples, ordered, nearer)
+    return n_eff if near_n > _UNCORRELATED * n else near_n
+
+
+def _for_few(n_eff: float, n: int, quantile: float) -> float:
+    """Return an effective size reduced for being estimated from few independent exceedances.
+
+    Their number stands for the degrees of freedom of the correlation found, and counts for nothing where none was
+    found. Below three nothing can be said: 0.
+    """
+    if n_eff >= n:
+        return n_eff
+    correlated = 1.0 - n_eff / n
+    freedom = n_eff * min(quantile, 1.0 - quantile) / correlated**2
+    return n_eff * (student_975(math.inf) / student_975(freedom)) ** 2 if freedom >= 3.0 else 0.0
+
+
+def _between(ordered: Nanoseconds, rank: float) -> float:
+    """Return the value at a real-valued rank (from 1), by linear interpolation."""
+    below = min(max(1, math.floor(rank)), len(ordered))
+    above = min(below + 1, len(ordered))
+    share = min(max(rank - below, 0.0), 1.0)
+    return float(ordered[below - 1]) + share * float(ordered[above - 1] - ordered[below - 1])
 
 
 def percentiles(samples: Nanoseconds) -> Percentiles:
@@ -115,7 +150,7 @@ def percentiles(samples: Nanoseconds) -> Percentiles:
     )
 
 
-def _in_ms(interval_ns: tuple[int, int] | None) -> tuple[float, float] | None:
+def _in_ms(interval_ns: tuple[float, float] | None) -> tuple[float, float] | None:
     return None if interval_ns is None else (interval_ns[0] / _NS_PER_MS, interval_ns[1] / _NS_PER_MS)
 
 
