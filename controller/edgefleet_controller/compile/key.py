@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import shutil
 from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -14,7 +15,10 @@ from edgefleet_controller.compile.archive import ZLIB_VERSION
 FORMAT = "edgefleet/build/v1"
 RECIPE_VERSION = "2"
 """Counted up whenever the same inputs would be built into other bytes."""
-_TOOLS = ("onnx", "onnxruntime", "numpy", "onnxslim", "scipy")
+_TOOLS = (
+    "onnx", "onnxruntime", "numpy", "onnxslim", "scipy",
+    "onnx2tf", "onnxsim", "onnxoptimizer", "litert-quantizer", "ai-edge-litert", "flatbuffers",
+)  # fmt: skip
 
 
 @cache
@@ -24,7 +28,14 @@ def tool_versions() -> Mapping[str, str]:
     The machine's architecture is one of them: constant folding and calibration run in floating point here.
     """
     versions = {name: _version(name) for name in _TOOLS}
-    return {**versions, "zlib": ZLIB_VERSION, "machine": platform.machine(), "recipe": RECIPE_VERSION}
+    vendor = "present" if shutil.which("edgetpu_compiler") else "missing"
+    return {
+        **versions,
+        "edgetpu_compiler": vendor,
+        "zlib": ZLIB_VERSION,
+        "machine": platform.machine(),
+        "recipe": RECIPE_VERSION,
+    }
 
 
 def _version(name: str) -> str:

@@ -47,6 +47,18 @@ _ORT_REFUSED: Mapping[str, str] = {
     "run on the CPU; build coreml/fp16",
     "qnn/fp32": "Qualcomm's HTP has no float32; build qnn/fp16 or qnn/int8",
 }
+_TFLITE_TAKES: Mapping[str, tuple[str, ...]] = {
+    "gpu": ("fp32", "fp16"),
+    "nnapi": ("fp16", "int8"),
+    "coreml": ("fp16", "int8"),
+    "edgetpu": ("int8",),
+}
+_TFLITE_REFUSED: Mapping[str, str] = {
+    f"{engine}/{precision}": f"tflite/{engine} is built in {' and '.join(takes)} only, not {precision}"
+    for engine, takes in _TFLITE_TAKES.items()
+    for precision in PRECISIONS
+    if precision not in takes
+}
 
 TARGETS: Mapping[str, Target] = {
     "ort": Target(
@@ -56,6 +68,15 @@ TARGETS: Mapping[str, Target] = {
         ("onnx", "onnxruntime", "onnxslim", "scipy"),
         on_host=dict.fromkeys(ENGINES["ort"], "cpu"),
         refused=_ORT_REFUSED,
+    ),
+    "tflite": Target(
+        f"{_MODULES}.tflite.target",
+        frozenset(ENGINES["tflite"]),
+        frozenset({"fp32", "fp16", "int8", "int8-dynamic", "int16x8"}),
+        ("onnx", "onnxruntime", "onnx2tf", "onnxsim", "litert_quantizer", "ai_edge_litert"),
+        on_host={engine: "cpu" if engine == "cpu" else "xnnpack" for engine in ENGINES["tflite"]},
+        suffix=".tflite",
+        refused=_TFLITE_REFUSED,
     ),
     "tensorrt": Target(
         f"{_MODULES}.trt",
@@ -77,10 +98,6 @@ TARGETS: Mapping[str, Target] = {
         frozenset({"segv", "hang", "oom", "garbage", "exit", "wrong"}),
         frozenset({"fp32", "int8"}),
     ),
-}
-
-_NOT_YET: Mapping[str, str] = {
-    "tflite": "TFLite conversion is not in this version",
 }
 
 
@@ -108,7 +125,7 @@ def buildable(variant: Variant, *, test_runtimes: bool | None = None) -> str | N
     allowed = os.environ.get(TEST_RUNTIMES_ENV) == "1" if test_runtimes is None else test_runtimes
     target = TARGETS.get(variant.runtime)
     if target is None:
-        return _NOT_YET.get(variant.runtime, f"no builder for runtime {variant.runtime} in this version")
+        return f"no builder for runtime {variant.runtime} in this version"
     if variant.runtime == "misbehave" and not allowed:
         return f"the controller was started without test runtimes ({TEST_RUNTIMES_ENV}=1)"
     if variant.engine not in target.engines:

@@ -28,7 +28,7 @@ def test_what_this_version_builds_has_no_reason_against_it(variant: str) -> None
 @pytest.mark.parametrize(
     ("variant", "words"),
     [
-        ("tflite/xnnpack/int8", "TFLite conversion is not in this version"),
+        ("tflite/gpu/int8", "tflite/gpu is built in fp32 and fp16 only, not int8"),
         ("tensorrt/dla/fp32", "DLA computes in fp16 and int8 only"),
         ("ort/coreml/int8", "takes no QuantizeLinear"),
         ("ort/qnn/fp32", "has no float32"),

@@ -62,7 +62,7 @@ def _run(source: Path, keep_inputs: list[str]) -> None:
                 report_op_coverage=True,
                 keep_shape_absolutely_input_names=keep_inputs or None,
             )
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - hundreds of builders raise whatever they stumble over
+    except (Exception, SystemExit) as error:  # hundreds of builders raise whatever they stumble over
         logger.info("onnx2tf failed", exc_info=True)
         said = " ".join(str(error).split()) or " ".join(printed.getvalue().split())[-_TAIL_CHARS:]
         raise ConversionError(f"onnx2tf: {type(error).__name__}: {said[:_TAIL_CHARS]}") from error

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
-from typing import Any
+from typing import Any, TypeAlias
 
+FlatObject: TypeAlias = Any
+"""An object of the generated schema, which has no types."""
 FILE_IDENTIFIER = b"TFL3"
 MAX_OFFSET_BYTES = 2**31 - 1
 
@@ -30,7 +32,7 @@ def type_names() -> Mapping[int, str]:
     return {value: name.lower() for name, value in vars(schema.TensorType).items() if isinstance(value, int)}
 
 
-def read(data: bytes) -> Any:
+def read(data: bytes) -> FlatObject:
     """Return the `ModelT` of a file.
 
     Raises:
@@ -42,14 +44,14 @@ def read(data: bytes) -> Any:
         raise DamagedFileError(f"is not a TFLite file: it does not hold {FILE_IDENTIFIER.decode()} at byte 4")
     try:
         model = schema.ModelT.InitFromPackedBuf(data, 0)
-    except Exception as error:  # noqa: BLE001 - generated readers follow offsets wherever damage leads them
+    except Exception as error:  # generated readers follow offsets wherever damage leads them
         raise DamagedFileError(f"is a damaged TFLite file: {type(error).__name__}: {error}") from error
     if not model.subgraphs:
         raise DamagedFileError("is a TFLite file without a graph")
     return model
 
 
-def write(model: Any) -> bytes:
+def write(model: FlatObject) -> bytes:
     """Return the bytes of a `ModelT`; the same model gives the same bytes."""
     import flatbuffers
 
@@ -58,12 +60,12 @@ def write(model: Any) -> bytes:
     return bytes(builder.Output())
 
 
-def builtin_code(operator_code: Any) -> int:
+def builtin_code(operator_code: FlatObject) -> int:
     """Return an operator code, wherever the file's age puts it."""
     return max(int(operator_code.builtinCode), int(operator_code.deprecatedBuiltinCode))
 
 
-def operator_type(model: Any, operator: Any) -> str:
+def operator_type(model: FlatObject, operator: FlatObject) -> str:
     """Return an operator's type as the schema names it; a custom one by its own name."""
     code = model.operatorCodes[operator.opcodeIndex]
     name = operator_names().get(builtin_code(code), f"UNKNOWN_{builtin_code(code)}")

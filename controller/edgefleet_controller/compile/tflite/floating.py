@@ -1,0 +1,179 @@
+"""The fp32 TFLite file of a model: converted in the way that is proven right, with the fewest rewrites."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import onnx
+
+from edgefleet_contract.artifact import TensorMap
+from edgefleet_controller.compile import rewrite, session
+from edgefleet_controller.compile.fault import CompileFaultError
+from edgefleet_controller.compile.npz import Array, Arrays
+from edgefleet_controller.compile.tflite import convert, layout, prove, source
+from edgefleet_controller.compile.tflite.convert import ConversionError
+from edgefleet_controller.compile.tflite.interpreter import Interpreter, RefusedError
+from edgefleet_controller.compile.tflite.layout import Axes
+from edgefleet_controller.compile.tflite.prove import Probes
+
+logger = logging.getLogger(__name__)
+
+_SPATIAL = frozenset({
+    "AveragePool", "Conv", "ConvTranspose", "DepthToSpace", "GlobalAveragePool", "GlobalMaxPool", "MaxPool", "Resize",
+    "SpaceToDepth", "Upsample",
+})  # fmt: skip
+"""Operators that TFLite computes with channels last."""
+
+
+@dataclass(frozen=True)
+class FloatFile:
+    """An fp32 file that computes what its source computes.
+
+    Attributes:
+        data: the file.
+        inputs: source input → the file's name and order; an input that nothing reads is left out.
+        outputs: the same for outputs.
+        shapes: sizes of both that the file is made for, in the source's order of axes.
+        rewrites: what was done to the source, in order.
+    """
+
+    data: bytes
+    inputs: Mapping[str, TensorMap]
+    outputs: Mapping[str, TensorMap]
+    shapes: Mapping[str, tuple[int, ...]]
+    rewrites: tuple[str, ...]
+
+    def feed(self, feeds: Arrays) -> dict[str, Array]:
+        """Return one set of inputs by the file's names, in its order."""
+        return {each.name: layout.to_file(feeds[name], each.axes) for name, each in self.inputs.items()}
+
+
+class WrongError(Exception):
+    """A converted file loads and does not compute what its source computes, or cannot be run."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One way to convert: a graph, and which inputs keep their axes."""
+
+    model: onnx.ModelProto
+    keep: tuple[str, ...]
+    rewrites: tuple[str, ...] = ()
+
+
+def make(model: onnx.ModelProto, feeds: Sequence[Arrays]) -> FloatFile:
+    """Return the fp32 file of a model, made for the shapes of its samples.
+
+    Args:
+        model: the checked source.
+        feeds: real inputs, one sample each.
+
+    Raises:
+        CompileFaultError: no way to convert gives a file that computes what the source computes.
+    """
+    fixed = source.fix(model, source.shapes_of(feeds[0]))
+    probes = _probes(model, feeds)
+    failures: list[str] = []
+    for attempt in _attempts(fixed):
+        try:
+            return _try(attempt, probes)
+        except (ConversionError, RefusedError, WrongError) as error:
+            logger.info("attempt with %s failed: %s", attempt.rewrites or "no rewrites", error)
+            failures.append(str(error))
+    raise _unsupported(failures)
+
+
+def _probes(model: onnx.ModelProto, feeds: Sequence[Arrays]) -> Probes:
+    try:
+        return prove.make_probes(model, feeds)
+    except session.RUNTIME_ERRORS as error:
+        raise CompileFaultError("source", f"does not run on its samples: {session.short(error)}") from error
+
+
+def _attempts(fixed: onnx.ModelProto) -> Iterator[Attempt]:
+    """Yield ways to convert, the plainest first: images with channels last, everything as it is, rewritten graphs."""
+    inputs = [value.name for value in fixed.graph.input]
+    images = _images(fixed)
+    kept = tuple(name for name in inputs if name not in images)
+    yield Attempt(fixed, kept)
+    if images:
+        yield Attempt(fixed, tuple(inputs))
+    for names, rewritten in rewrite.for_tflite(fixed):
+        simple = source.simplify(rewritten)
+        yield Attempt(simple, kept, names)
+        if images:
+            yield Attempt(simple, tuple(inputs), names)
+
+
+def _images(model: onnx.ModelProto) -> frozenset[str]:
+    """Return the inputs of rank 4 in a graph with spatial operators: those a device hands over with channels last."""
+    if not any(node.op_type in _SPATIAL for node in model.graph.node):
+        return frozenset()
+    return frozenset(value.name for value in model.graph.input if len(value.type.tensor_type.shape.dim) == 4)
+
+
+def _try(attempt: Attempt, probes: Probes) -> FloatFile:
+    """Convert, load and compare. Raises ConversionError, RefusedError or WrongError."""
+    data = convert.to_tflite(attempt.model, attempt.keep)
+    interpreter = Interpreter(data)
+    inputs = _input_maps(interpreter, attempt, probes.feeds[0])
+    shapes = {name: array.shape for name, array in probes.feeds[0].items()}
+    shapes |= {name: runs[0].shape for name, runs in probes.reference.items()}
+    made = FloatFile(data, inputs, {}, shapes, attempt.rewrites)
+    runs = [interpreter.run(made.feed(feed)) for feed in probes.feeds]
+    by_name = {port.name: [run[place] for run in runs] for place, port in enumerate(interpreter.outputs)}
+    outputs = {
+        name: _output_map(name, reference, by_name, probes.noise[name]) for name, reference in probes.reference.items()
+    }
+    return replace(made, outputs=outputs)
+
+
+def _input_maps(interpreter: Interpreter, attempt: Attempt, feed: Arrays) -> dict[str, TensorMap]:
+    maps = {}
+    for port in interpreter.inputs:
+        if port.name not in feed:
+            raise WrongError(f"the file has an input {port.name!r} that the source does not have")
+        array = feed[port.name]
+        axes: Axes = () if port.name in attempt.keep else layout.channels_last(array.ndim)
+        if layout.to_file(array, axes).shape != port.shape:
+            axes = next(iter(layout.candidates(array.shape, port.shape)), ())
+        if layout.to_file(array, axes).shape != port.shape or array.dtype.name != port.dtype:
+            raise WrongError(
+                f"input {port.name!r} is {array.dtype} {list(array.shape)}, the file takes {port.dtype} {list(port.shape)}"
+            )
+        maps[port.name] = TensorMap(name=port.name, axes=axes)
+    return maps
+
+
+def _output_map(name: str, reference: list[Array], made: Mapping[str, list[Array]], noise: float) -> TensorMap:
+    """Return the order of axes in which the file's output is the source's on every probe. Raises WrongError."""
+    if name not in made:
+        raise WrongError(f"the file has no output {name!r}; it has {', '.join(map(repr, made)) or 'none'}")
+    found = made[name]
+    if found[0].dtype != reference[0].dtype:
+        raise WrongError(f"output {name!r} is {reference[0].dtype} and became {found[0].dtype}")
+    why = f"shape {list(reference[0].shape)} became {list(found[0].shape)}"
+    for axes in layout.candidates(reference[0].shape, found[0].shape):
+        differences = (
+            prove.difference(ours, layout.to_source(np.asarray(theirs), axes), noise)
+            for ours, theirs in zip(reference, found, strict=True)
+        )
+        wrong = next((each for each in differences if each is not None), None)
+        if wrong is None:
+            return TensorMap(name=name, axes=axes)
+        why = wrong
+    raise WrongError(f"the conversion computes output {name!r} wrongly: {why}")
+
+
+def _unsupported(failures: list[str]) -> CompileFaultError:
+    first, *others = dict.fromkeys(failures)
+    tried = f"; other ways failed too: {others[-1]}" if others else ""
+    return CompileFaultError(
+        "variant",
+        f"no TFLite file computes what this model computes: {first}{tried}",
+        family="unsupported",
+        next_step="use another runtime's variant, or export the model without the named operator",
+    )

@@ -1,0 +1,158 @@
+"""Target `tflite`: LiteRT files with fixed shapes, in every precision its engines take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+
+from edgefleet_contract.artifact import EvidenceLevel, TensorMap, TensorSpec
+from edgefleet_contract.coverage import Coverage
+from edgefleet_contract.variant import Variant, parse_variant
+from edgefleet_controller.compile import npz, onnx_check, preprocess
+from edgefleet_controller.compile.fault import CompileFaultError
+from edgefleet_controller.compile.npz import Arrays
+from edgefleet_controller.compile.protocol import BuildAnswer, BuildRequest, OptionValue
+from edgefleet_controller.compile.tflite import coverage, edgetpu_compiler, floating, quantise, versions
+from edgefleet_controller.compile.tflite.floating import FloatFile
+from edgefleet_controller.compile.tflite.interpreter import Interpreter, RefusedError
+from edgefleet_controller.compile.tflite.quantise import QuantisationError
+
+Specs = tuple[TensorSpec, ...]
+
+
+@dataclass(frozen=True)
+class Made:
+    """A file, how it was made, and what it needs."""
+
+    data: bytes
+    options: dict[str, OptionValue]
+    min_runtime: Mapping[str, str]
+
+
+def build(request: BuildRequest) -> BuildAnswer:
+    """Write the TFLite file of the requested variant.
+
+    Raises:
+        CompileFaultError: the model cannot be converted rightly, or its quantisation fails.
+    """
+    variant = parse_variant(request.variant)
+    model = onnx_check.load(Path(request.source))
+    inputs, outputs = onnx_check.io_specs(model)
+    floats = floating.make(model, _feeds(request.samples, inputs, request))
+    made = _precision(variant.precision, request, inputs, floats)
+    _check_loads(made.data)
+    return _answer(request, variant, made, floats, (inputs, outputs), model)
+
+
+def _feeds(path: str, inputs: Specs, request: BuildRequest) -> list[Arrays]:
+    return list(preprocess.batches(npz.read(Path(path)), inputs, request.preprocess))
+
+
+def _precision(precision: str, request: BuildRequest, inputs: Specs, floats: FloatFile) -> Made:
+    try:
+        return _MAKERS[precision](request, inputs, floats)
+    except QuantisationError as error:
+        raise CompileFaultError("variant", str(error), family="unsupported") from error
+
+
+def _fp32(request: BuildRequest, inputs: Specs, floats: FloatFile) -> Made:  # noqa: ARG001 - one shape for all
+    return Made(floats.data, {}, {})
+
+
+def _fp16(request: BuildRequest, inputs: Specs, floats: FloatFile) -> Made:  # noqa: ARG001 - one shape for all
+    return Made(quantise.fp16(floats.data), {"weights": "float16, dequantised when loaded"}, {})
+
+
+def _int8_dynamic(request: BuildRequest, inputs: Specs, floats: FloatFile) -> Made:  # noqa: ARG001 - one shape for all
+    data = quantise.int8_dynamic(floats.data)
+    quantised_n = coverage.quantised_n(data)
+    if quantised_n == 0:
+        raise CompileFaultError(
+            "variant",
+            "int8-dynamic applies to convolutions and matrix products with constant weights; it has none",
+            family="unsupported",
+        )
+    options: dict[str, OptionValue] = {"weights": "int8 per channel", "quantised_operators_n": quantised_n}
+    return Made(data, options, versions.HYBRID_RUNTIME)
+
+
+def _int8(request: BuildRequest, inputs: Specs, floats: FloatFile) -> Made:
+    return _static(request, inputs, floats, activation_bits=8)
+
+
+def _int16x8(request: BuildRequest, inputs: Specs, floats: FloatFile) -> Made:
+    return _static(request, inputs, floats, activation_bits=16)
+
+
+def _static(request: BuildRequest, inputs: Specs, floats: FloatFile, *, activation_bits: int) -> Made:
+    feeds = [floats.feed(feed) for feed in _feeds(request.calibration, inputs, request)]
+    data = quantise.static(floats.data, feeds, activation_bits=activation_bits)
+    integer_n, all_n = coverage.quantised_n(data), coverage.operators_n(data)
+    if integer_n == 0:
+        raise CompileFaultError("variant", "none of its operators has an integer form in TFLite", family="unsupported")
+    options: dict[str, OptionValue] = {
+        "layout": f"activations int{activation_bits}, weights int8 per channel, edges float32",
+        "calibration": "minmax",
+        "calibration_samples_n": len(feeds),
+        "integer_operators_n": integer_n,
+        "operators_n": all_n,
+    }
+    return Made(data, options, {})
+
+
+_MAKERS: Mapping[str, Callable[[BuildRequest, Specs, FloatFile], Made]] = {
+    "fp32": _fp32,
+    "fp16": _fp16,
+    "int8": _int8,
+    "int8-dynamic": _int8_dynamic,
+    "int16x8": _int16x8,
+}
+
+
+def _check_loads(data: bytes) -> None:
+    try:
+        Interpreter(data)
+    except RefusedError as error:
+        reason = f"the quantised file is refused by LiteRT: {error}"
+        raise CompileFaultError("variant", reason, family="unsupported") from error
+
+
+def _answer(
+    request: BuildRequest,
+    variant: Variant,
+    made: Made,
+    floats: FloatFile,
+    specs: tuple[Specs, Specs],
+    model: onnx.ModelProto,
+) -> BuildAnswer:
+    out = Path(request.out)
+    out.write_bytes(made.data)
+    level: EvidenceLevel | None = None
+    found: Coverage | None = coverage.coverage_of(out, variant.target)
+    options = dict(made.options)
+    if variant.engine == "edgetpu":
+        options["edgetpu_compiler"], level = edgetpu_compiler.compile_file(out)
+    shapes = floats.shapes
+    return BuildAnswer(
+        inputs=_fixed(specs[0], floats.inputs, shapes),
+        outputs=_fixed(specs[1], floats.outputs, shapes),
+        input_map=_changed(floats.inputs),
+        output_map=_changed(floats.outputs),
+        options=options,
+        rewrites=floats.rewrites,
+        min_runtime=dict(made.min_runtime),
+        coverage=found,
+        level=level,
+    )
+
+
+def _fixed(specs: Specs, kept: Mapping[str, TensorMap], shapes: Mapping[str, tuple[int, ...]]) -> Specs:
+    """Return the tensors the file has, in the source's order of axes and with the sizes the file is made for."""
+    return tuple(spec.model_copy(update={"shape": shapes[spec.name]}) for spec in specs if spec.name in kept)
+
+
+def _changed(maps: Mapping[str, TensorMap]) -> dict[str, TensorMap]:
+    return {name: each for name, each in maps.items() if each.axes or each.name != name}
