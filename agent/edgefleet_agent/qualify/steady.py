@@ -198,7 +198,7 @@ def _is_ramp(levels: Series, residuals: Series) -> bool:
 
 
 def _trends(levels: Series, alike: float, least_t: float) -> bool:
-    """Tell whether a level moves by more than `alike` over its length, and by `least_t` standard errors."""
+    """Tell whether a level moves by more than `alike` from its first to its last fifth, along a sure slope."""
     n = len(levels)
     if n < 2 * _LEAST_BLOCKS:
         return False
@@ -208,8 +208,8 @@ def _trends(levels: Series, alike: float, least_t: float) -> bool:
     left = levels - levels.mean() - slope * times
     error = math.sqrt(max(float(left @ left) / (n - 2), _LEAST_SIGMA**2) / spread)
     fifth = max(1, n // 5)
-    moved = abs(float(np.median(levels[-fifth:]) - np.median(levels[:fifth])))  # 0.8 of a straight line's way
-    return moved > 0.8 * alike and abs(slope) > least_t * error
+    moved = abs(float(np.median(levels[-fifth:]) - np.median(levels[:fifth])))
+    return moved > alike and abs(slope) > least_t * error
 
 
 def _cycles(residuals: Series, alike: float) -> bool:
