@@ -36,8 +36,11 @@ def apply(home: Path) -> tuple[float, dict[str, Any]]:
 
 def counts(rig: Rig) -> dict[str, object]:
     """Return how much was built, wished and reported so far."""
-    tables = ("builds", "revisions", "reports")
-    return {name: rig.query(f"select count(*) as n from {name}")[0]["n"] for name in tables}
+    (row,) = rig.query(
+        "select (select count(*) from builds) as built, (select count(*) from revisions) as wished,"
+        " (select count(*) from reports) as reported"
+    )
+    return row
 
 
 def main() -> None:
