@@ -1,0 +1,272 @@
+"""What TensorRT takes, node by node: NVIDIA's own parser, our rules about quantisation, and the tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+from edgefleet_contract.coverage import Coverage, CoverageSource, Placed
+from edgefleet_controller.compile import trt_coverage, trt_qdq, trt_table, trt_vendor
+from edgefleet_controller.compile.fault import CompileFaultError
+from edgefleet_controller.compile.trt_coverage import cover, coverage_of, refused_nodes
+from edgefleet_controller.compile.trt_parser import Parser
+from edgefleet_controller.compile.trt_source import require_taken
+
+pytest.importorskip("tensorrt_rtx_bindings")
+
+GPU, DLA = "tensorrt/gpu", "tensorrt/dla"
+node = helper.make_node
+
+
+def model(
+    nodes: Sequence[onnx.NodeProto], *, weights: Sequence[onnx.TensorProto] = (), **given: Any
+) -> onnx.ModelProto:
+    """Return a model `x` f32[n, 3, 8, 8] → `y` of the given nodes."""
+    kind, shape = given.get("kind", TensorProto.FLOAT), given.get("shape", ["n", 3, 8, 8])
+    graph = helper.make_graph(
+        list(nodes),
+        "planted",
+        [helper.make_tensor_value_info("x", kind, shape)],
+        [helper.make_tensor_value_info("y", given.get("out", TensorProto.FLOAT), None)],
+        list(weights),
+    )
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("mine", 1)]
+    made = helper.make_model(graph, opset_imports=opsets)
+    made.ir_version = 8
+    return made
+
+
+def tensor(name: str, values: Any, dtype: Any = np.float32) -> onnx.TensorProto:
+    return numpy_helper.from_array(np.array(values, dtype), name)
+
+
+def refused(coverage: Coverage) -> list[str]:
+    return [each.name for each in refused_nodes(coverage)]
+
+
+def test_a_sound_model_runs_on_the_gpu_node_by_node_by_nvidias_own_word() -> None:
+    coverage = cover(model([node("Relu", ["x"], ["a"], name="first"), node("Sigmoid", ["a"], ["y"])]), GPU)
+    assert (coverage.source, coverage.target) == (CoverageSource.VENDOR_PARSER, GPU)
+    assert coverage.source_version.startswith("TensorRT-RTX 1.")
+    assert [(each.index, each.name, each.type, each.placed.value) for each in coverage.operators] == [
+        (0, "first", "Relu", "accelerator"),
+        (1, "y", "Sigmoid", "accelerator"),
+    ]
+
+
+def planted() -> onnx.ModelProto:
+    """Return a model with bad nodes of every kind: unknown, custom, wrong attribute, wrong type, wrong zero point."""
+    nodes = [
+        node("QuantizeLinear", ["x", "scale", "three"], ["q"], name="bad-quantize"),
+        node("DequantizeLinear", ["q", "scale", "three"], ["a"], name="bad-dequantize"),
+        node("Relu", ["a"], ["b"], name="fine-1"),
+        node("Custom", ["b"], ["c"], name="bad-custom", domain="mine"),
+        node("MaxPool", ["c"], ["d"], name="bad-dilation", kernel_shape=[2, 2], dilations=[2, 2]),
+        node("Cast", ["d"], ["e"], name="bad-type", to=TensorProto.UINT16),
+        node("Cast", ["e"], ["f"], name="fine-2", to=TensorProto.FLOAT),
+        node("Sigmoid", ["f"], ["g"], name="fine-3"),
+        node("Bernoulli", ["g"], ["h"], name="bad-operator"),
+        node("Unique", ["h"], ["y"], name="bad-last"),
+    ]
+    return model(nodes, weights=[tensor("scale", 0.1), tensor("three", 3, np.int8)])
+
+
+def test_every_planted_bad_node_is_named_in_one_report_and_no_other() -> None:
+    coverage = cover(planted(), GPU)
+    names = [each.name for each in coverage.operators]
+    assert refused(coverage) == [name for name in names if name.startswith("bad")]
+    assert all(each.reason for each in refused_nodes(coverage))
+    assert coverage.first_blocking is not None
+    assert coverage.first_blocking.name == "bad-quantize"
+
+
+def test_the_parser_alone_finds_what_its_first_answer_leaves_out() -> None:
+    """One question stops at the first wrong zero point; the loop goes on behind it."""
+    parser, shaped = Parser(trt_vendor.load()), trt_coverage.with_shapes(planted())
+    assert len(parser.ask(shaped)) < 7 <= len(parser.refusals(shaped))
+
+
+def test_a_build_names_every_refused_node_in_its_reason() -> None:
+    with pytest.raises(CompileFaultError) as caught:
+        require_taken(cover(planted(), GPU), GPU)
+    assert caught.value.family == "unsupported"
+    for name in ("bad-quantize", "bad-custom", "bad-dilation", "bad-type", "bad-operator", "bad-last"):
+        assert f"'{name}'" in caught.value.message
+    assert "fine-" not in caught.value.message
+
+
+def test_more_refused_nodes_than_a_reason_holds_are_counted_and_where_to_find_them_is_said() -> None:
+    nodes = [node("Bernoulli", [f"t{place}" if place else "x"], [f"t{place + 1}"]) for place in range(30)]
+    nodes.append(node("Relu", ["t30"], ["y"]))
+    with pytest.raises(CompileFaultError, match=r"30 of 31 operators .* and 6 more \(fleet explain") as caught:
+        require_taken(cover(model(nodes), GPU), GPU)
+    assert len(caught.value.message) < 2000
+
+
+def test_a_bad_node_inside_a_branch_is_laid_on_the_node_that_holds_it() -> None:
+    def branch(operator: str) -> onnx.GraphProto:
+        inner = node(operator, ["x"], [f"{operator}-out"], name=f"inner-{operator}")
+        out = helper.make_tensor_value_info(f"{operator}-out", TensorProto.FLOAT, None)
+        return helper.make_graph([inner], operator, [], [out])
+
+    nodes = [
+        node("ReduceMax", ["x"], ["top"], name="top", keepdims=0),
+        node("Greater", ["top", "zero"], ["choice"], name="choose"),
+        node("If", ["choice"], ["y"], name="either", then_branch=branch("Bernoulli"), else_branch=branch("Relu")),
+    ]
+    assert refused(cover(model(nodes, weights=[tensor("zero", 0.0)]), GPU)) == ["either"]
+
+
+@pytest.mark.parametrize("kind", [TensorProto.UINT16, TensorProto.STRING])
+def test_an_input_of_a_type_tensorrt_lacks_is_named_at_the_node_that_reads_it(kind: int) -> None:
+    made = model([node("Identity", ["x"], ["y"], name="reader")], kind=kind, out=kind)
+    coverage = cover(made, GPU)
+    assert refused(coverage) == ["reader"]
+    assert "input 'x'" in str(coverage.operators[0].reason)
+
+
+class Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime ships no types
+    def __init__(self) -> None:
+        images = np.random.default_rng(0).normal(size=(4, 1, 3, 8, 8)).astype(np.float32)
+        self._left = iter([{"x": image} for image in images])
+
+    def get_next(self) -> Any:
+        return next(self._left, None)
+
+
+@pytest.fixture
+def quantized(tmp_path: Path) -> Callable[..., Path]:
+    """Quantise a Conv with ONNX Runtime's own quantiser, with the options given."""
+
+    def run(**options: Any) -> Path:
+        weight = np.random.default_rng(0).normal(size=(4, 3, 3, 3)).astype(np.float32)
+        nodes = [node("Conv", ["x", "w", "b"], ["a"], name="conv"), node("Relu", ["a"], ["y"], name="relu")]
+        made = model(nodes, weights=[tensor("w", weight), tensor("b", [0.1, 0.2, 0.3, 0.4])])
+        onnx.save(made, tmp_path / "float.onnx")
+        quantize_static(
+            tmp_path / "float.onnx", tmp_path / "int8.onnx", Reader(), quant_format=QuantFormat.QDQ, **options
+        )
+        return tmp_path / "int8.onnx"
+
+    return run
+
+
+def test_onnx_runtimes_default_quantisation_is_refused_with_the_cure(quantized: Callable[..., Path]) -> None:
+    coverage = coverage_of(quantized(activation_type=QuantType.QUInt8), GPU)
+    reasons = " ".join(str(each.reason) for each in refused_nodes(coverage))
+    assert "bias quantised to int32" in reasons
+    assert "uint8" in reasons
+    assert {each.rewrite for each in refused_nodes(coverage)} == {trt_qdq.CURE}
+    with pytest.raises(CompileFaultError) as caught:
+        require_taken(coverage, GPU)
+    assert "QuantizeBias=False" in str(caught.value.next_step)
+
+
+def test_int8_activations_that_are_asymmetric_are_refused(quantized: Callable[..., Path]) -> None:
+    coverage = coverage_of(quantized(extra_options={"QuantizeBias": False}), GPU)
+    assert any("not 0 (asymmetric)" in str(each.reason) for each in refused_nodes(coverage))
+
+
+def test_what_the_cure_says_is_taken(quantized: Callable[..., Path]) -> None:
+    path = quantized(
+        per_channel=True,
+        extra_options={"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False},
+    )
+    coverage = coverage_of(path, GPU)
+    assert refused(coverage) == []
+    assert coverage.counts["accelerator"] == len(coverage.operators)
+
+
+def test_our_rules_agree_with_nvidias_parser_about_quantisation(quantized: Callable[..., Path]) -> None:
+    """What we refuse, it refuses: the rules are there to name all of it, not to be stricter."""
+    made = trt_coverage.with_shapes(trt_coverage.read(quantized(activation_type=QuantType.QInt8)))
+    theirs = Parser(trt_vendor.load()).refusals(made)
+    assert set(trt_qdq.refusals(made)) == set(theirs) != set()
+
+
+def test_integer_operators_and_a_missing_zero_point_are_refused() -> None:
+    nodes = [
+        node("QuantizeLinear", ["x", "scale"], ["q"], name="bare"),
+        node("DequantizeLinear", ["q", "scale"], ["a"], name="back"),
+        node("DynamicQuantizeLinear", ["a"], ["d", "s", "z"], name="dynamic"),
+        node("DequantizeLinear", ["d", "s", "z"], ["y"], name="computed"),
+    ]
+    found = trt_qdq.refusals(model(nodes, weights=[tensor("scale", 0.1)]))
+    assert {index: why.split(":")[0].split(";")[0] for index, why in found.items()} == {
+        0: "has no zero point",
+        2: "DynamicQuantizeLinear computes on integers",
+        3: "its zero point is computed",
+    }
+
+
+def test_int8_weights_that_no_dequantizelinear_reads_are_found() -> None:
+    nodes = [node("Cast", ["w"], ["f"], to=TensorProto.FLOAT), node("Mul", ["x", "f"], ["y"])]
+    assert trt_qdq.stray_weights(model(nodes, weights=[tensor("w", [[3]], np.int8)])) == {"w"}
+
+
+def test_the_table_of_missing_operators_is_what_the_parser_says() -> None:
+    parser = Parser(trt_vendor.load())
+    operators = {schema.name for schema in onnx.defs.get_all_schemas() if schema.domain == ""}
+    assert {name for name in operators if not parser.knows(name)} == trt_table.MISSING_OPERATORS & operators
+
+
+def test_without_tensorrt_rtx_the_table_answers_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> None:
+        raise trt_vendor.VendorMissingError("not installed")
+
+    monkeypatch.setattr(trt_coverage, "load", missing)
+    coverage = cover(planted(), GPU)
+    assert coverage.source is CoverageSource.STATIC_TABLE
+    assert refused(coverage) == ["bad-quantize", "bad-dequantize", "bad-custom", "bad-operator", "bad-last"]
+
+
+def test_a_models_own_functions_are_no_custom_operators() -> None:
+    twice = helper.make_function(
+        "mine", "Twice", ["p"], ["q"], [node("Add", ["p", "p"], ["q"])], [helper.make_opsetid("", 17)]
+    )
+    made = model([node("Twice", ["x"], ["y"], name="call", domain="mine")])
+    made.functions.append(twice)
+    assert refused(cover(made, GPU)) == []
+    assert trt_table.by_name(made.graph.node[0], frozenset({("mine", "Twice")})) is None
+
+
+@pytest.mark.parametrize(
+    ("operator", "attributes", "words"),
+    [
+        ("Conv", {"kernel_shape": [3, 3], "strides": [1, 1]}, None),
+        ("Conv", {"kernel_shape": [33, 3]}, "kernel_shape from 1 to 32"),
+        ("Conv", {"strides": [9, 1]}, "strides from 1 to 8"),
+        ("ConvTranspose", {"group": 2}, "grouped"),
+        ("ConvTranspose", {"pads": [1, 1, 1, 1]}, "without padding"),
+        ("MaxPool", {"kernel_shape": [9, 9]}, "kernel_shape from 1 to 8"),
+        ("MatMul", {}, "DLA has no MatMul"),
+        ("Reshape", {}, None),
+    ],
+)
+def test_dlas_limits_are_those_of_nvidias_documentation(
+    operator: str, attributes: dict[str, Any], words: str | None
+) -> None:
+    found = trt_table.not_on_dla(node(operator, ["x", "w"], ["y"], **attributes), {})
+    assert (found is None) if words is None else (words in str(found))
+
+
+def test_what_dla_lacks_is_told_and_refuses_no_build() -> None:
+    coverage = cover(model([node("Relu", ["x"], ["a"], name="relu"), node("Erf", ["a"], ["y"], name="erf")]), DLA)
+    assert coverage.counts[Placed.UNSUPPORTED.value] == 1
+    assert str(coverage.operators[1].reason).startswith("on the GPU, not on DLA: DLA has no Erf")
+    assert "DLA" in coverage.source_version
+    require_taken(coverage, DLA)
+
+
+@pytest.mark.parametrize("content", [b"", b"no model", b"PK\x03\x04"])
+def test_a_file_that_is_no_model_is_said_to_be_none(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "m.onnx").write_bytes(content)
+    with pytest.raises(CompileFaultError):
+        coverage_of(tmp_path / "m.onnx", GPU)
