@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from edgefleet_agent.runtimes.base import UnsupportedError
+from edgefleet_agent.runtimes.engine_options import MAX_TEXT_CHARS, EngineOptionsError, engine_options
 from edgefleet_agent.runtimes.litert_library import LitertModule
 from edgefleet_contract.base import clip_reason
 from edgefleet_contract.profile import ProbeStatus
@@ -25,8 +26,6 @@ DELEGATE_ENGINES = ("gpu", "nnapi", "coreml", "edgetpu")
 """Engines of `tflite` that are external delegates."""
 
 _VARIABLE = "EDGEFLEET_TFLITE_DELEGATE_"
-_MAX_OPTIONS = 32
-_MAX_TEXT_CHARS = 4096
 _KNOWN: Mapping[str, Mapping[str, str]] = {
     "edgetpu": {"linux": "libedgetpu.so.1", "darwin": "libedgetpu.1.dylib"},
     "gpu": {"linux": "libtensorflowlite_gpu_delegate.so"},
@@ -73,9 +72,12 @@ def delegate_source(engine: str, environ: Mapping[str, str] = os.environ, system
     """
     variable = _VARIABLE + engine.upper()
     named = environ.get(variable, "")
-    options = _options(variable + "_OPTIONS", environ.get(variable + "_OPTIONS", ""))
+    try:
+        options = engine_options(variable + "_OPTIONS", environ)
+    except EngineOptionsError as error:
+        raise DelegateError(ProbeStatus.BROKEN, str(error)) from error
     if named:
-        if len(named) > _MAX_TEXT_CHARS or not Path(named).is_absolute() or not Path(named).is_file():
+        if len(named) > MAX_TEXT_CHARS or not Path(named).is_absolute() or not Path(named).is_file():
             msg = f"{variable} names {named[:200]!r}, which is no file here; give the absolute path of a delegate"
             raise DelegateError(ProbeStatus.MISSING, msg)
         return DelegateSource(named, options)
@@ -102,16 +104,6 @@ def _loader_cache() -> bytes:
         return _LOADER_CACHE.read_bytes()
     except OSError:
         return b""
-
-
-def _options(variable: str, text: str) -> dict[str, str]:
-    """Return options written `key=value,key=value`. Raises DelegateError."""
-    parts = [part for part in text.split(",") if part.strip()]
-    pairs = [part.partition("=") for part in parts]
-    if len(text) > _MAX_TEXT_CHARS or len(pairs) > _MAX_OPTIONS or not all(key.strip() and eq for key, eq, _ in pairs):
-        msg = f"{variable} is {text[:200]!r}; write key=value,key=value, at most {_MAX_OPTIONS} of them"
-        raise DelegateError(ProbeStatus.BROKEN, msg)
-    return {key.strip(): value.strip() for key, _, value in pairs}
 
 
 def open_delegate(module: LitertModule, engine: str, source: DelegateSource) -> DelegateHandle:

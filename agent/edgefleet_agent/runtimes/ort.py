@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU."""
+"""ONNX Runtime, on the CPU or with one of its execution providers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,23 @@ from edgefleet_agent.runtimes.base import (
     LoadFailedError,
     UnsupportedError,
 )
-from edgefleet_agent.runtimes.ort_placement import OrtHandle, profile_placement, read_placement, tells_placement
+from edgefleet_agent.runtimes.capture import native_stderr
+from edgefleet_agent.runtimes.ort_placement import (
+    OrtHandle,
+    Providers,
+    profile_placement,
+    read_placement,
+    tells_placement,
+    with_times,
+)
+from edgefleet_agent.runtimes.ort_providers import (
+    ABSENT_SIGNS,
+    PROVIDERS,
+    absent_reason,
+    options_problem,
+    providers_of,
+    tidy_log,
+)
 from edgefleet_contract.artifact import Dim, DType, TensorSpec
 from edgefleet_contract.base import clip_reason
 from edgefleet_contract.errors import DeviceError
@@ -25,7 +41,6 @@ from edgefleet_contract.evidence import PlacementResult
 from edgefleet_contract.profile import EngineProbe, ProbeStatus
 from edgefleet_contract.variant import ENGINES, Variant
 
-_PROVIDER = "CPUExecutionProvider"
 _QUIET = 3
 """Log severity: errors only. Warnings about models are the builder's concern, and standard error is kept short."""
 
@@ -47,14 +62,20 @@ _MEMORY_SIGNS = ("bad_alloc", "Failed to allocate memory")
 _NOISE = re.compile(r"^\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : |/onnxruntime_src/\S+ .*?\) (?=[A-Z])")
 
 _PROBE_MODEL = bytes.fromhex(
-    "08073a370a100a017812017922084964656e746974791201675a0f0a0178120a0a08080112040a020801620f0a0179120a0a0808011204"
-    "0a02080142040a00100d"
+    "080812003a83010a0f0a01780a01771201792204436f6e761201672a330801080108030803100122240000803f0000803f0000803f0000"
+    "803f0000803f0000803f0000803f0000803f0000803f4201775a1b0a017812160a14080112100a0208010a0208010a0208040a02080462"
+    "1b0a017912160a14080112100a0208010a0208010a0208020a02080242040a00100d"
 )
-"""An ONNX model of one Identity node, opset 13, `x` float32[1] → `y`: the smallest thing that proves an engine runs."""
+"""An ONNX model of one Conv node, opset 13: `x` float32[1,1,4,4] → `y` float32[1,1,2,2], a 3 x 3 kernel of ones. Every
+provider has a Conv, and on ones it gives nines: the smallest thing that proves an engine runs."""
 
 
 class OrtRuntime:
-    """ONNX Runtime; of its engines this version uses the CPU."""
+    """ONNX Runtime with one provider asked for, and the CPU's for what that one does not take.
+
+    Run on hardware by us: `cpu`, and `openvino` on its CPU device. `cuda`, `tensorrt`, `coreml`, `qnn` and `xnnpack`
+    were never run on hardware by us.
+    """
 
     @property
     def version(self) -> str:
@@ -63,51 +84,84 @@ class OrtRuntime:
 
         return str(onnxruntime.__version__)
 
-    def probe(self) -> tuple[EngineProbe, ...]:
-        """Return what works here. The CPU engine is proven by an inference, not by what the library claims."""
-        others = tuple(
-            EngineProbe(
-                target=f"ort/{engine}",
-                status=ProbeStatus.MISSING,
-                reason="this version of the agent runs ONNX Runtime on the CPU only",
-            )
-            for engine in ENGINES["ort"]
-            if engine != "cpu"
-        )
-        return (self._probe_cpu(), *others)
+    def alone(self) -> tuple[str, ...]:
+        """Return the engines besides the CPU whose provider is installed: starting one loads drivers."""
+        return tuple(engine for engine in ENGINES["ort"] if engine != "cpu" and self.check(engine) is None)
 
-    def _probe_cpu(self) -> EngineProbe:
-        target = "ort/cpu"
+    def check(self, engine: str) -> str | None:
+        """Return why an engine cannot be used, as far as is known without starting it."""
+        found = self._installed(engine)
+        return None if found.status is ProbeStatus.AVAILABLE else found.reason
+
+    def probe(self) -> tuple[EngineProbe, ...]:
+        """Return what works here. Starts every installed provider in this process."""
+        return tuple(self.probe_engine(engine) for engine in ENGINES["ort"])
+
+    def probe_engine(self, engine: str) -> EngineProbe:
+        """Return whether one engine works here: it must compute the probe model, and be read back as what ran it.
+
+        What the library claims is no proof: onnxruntime-gpu lists CUDA on machines without a GPU.
+        """
+        found = self._installed(engine)
+        if found.status is not ProbeStatus.AVAILABLE:
+            return found
+        reason = _reason_it_does_not_run(engine)
+        if reason is None:
+            return found
+        absent = any(sign in reason for sign in ABSENT_SIGNS)
+        status = ProbeStatus.MISSING if absent else ProbeStatus.BROKEN
+        return found.model_copy(update={"status": status, "reason": clip_reason(reason)})
+
+    def _installed(self, engine: str) -> EngineProbe:
+        target = f"ort/{engine}"
         try:
-            version = self.version
+            import onnxruntime
         except ModuleNotFoundError:
             reason = "onnxruntime is not installed; install edgefleet[agent,ort]"
             return EngineProbe(target=target, status=ProbeStatus.MISSING, reason=reason)
         except ImportError as error:
             reason = clip_reason(f"onnxruntime does not import: {error}")
             return EngineProbe(target=target, status=ProbeStatus.BROKEN, reason=reason)
-        try:
-            session = OrtSession(_open(_PROBE_MODEL, threads=1, spinning=False), _PROBE_MODEL)
-            session.run({"x": np.zeros(1, np.float32)})
-        except DeviceError as error:
-            reason = clip_reason(f"the probe model does not run: {error}")
-            return EngineProbe(target=target, status=ProbeStatus.BROKEN, version=version, reason=reason)
+        version = self.version
+        if PROVIDERS[engine] not in onnxruntime.get_available_providers():
+            reason = absent_reason(engine, version)
+            return EngineProbe(target=target, status=ProbeStatus.MISSING, version=version, reason=reason)
+        if (problem := options_problem(engine)) is not None:
+            return EngineProbe(target=target, status=ProbeStatus.BROKEN, version=version, reason=problem)
         return EngineProbe(target=target, status=ProbeStatus.AVAILABLE, version=version)
 
     def load(self, path: Path, *, variant: Variant, threads: int, spinning: bool) -> OrtSession:
         """Load a model file. Arguments and errors as `Runtime.load`."""
-        if variant.engine != "cpu":
-            msg = f"{variant}: this version of the agent runs ONNX Runtime on the CPU only"
-            raise UnsupportedError(msg)
-        return OrtSession(_open(path, threads=threads, spinning=spinning), str(path))
+        if (reason := self.check(variant.engine)) is not None:
+            raise UnsupportedError(reason)
+        providers = providers_of(variant.engine)
+        return OrtSession(_open(path, providers, threads=threads, spinning=spinning), str(path), providers)
+
+
+def _reason_it_does_not_run(engine: str) -> str | None:
+    """Return why an engine does not compute the probe model here, in words; None when it does."""
+    providers = providers_of(engine)
+    try:
+        session = OrtSession(_open(_PROBE_MODEL, providers, threads=1, spinning=False), _PROBE_MODEL, providers)
+        given = session.run({"x": np.ones((1, 1, 4, 4), np.float32)})["y"]
+        placement = session.placement()
+    except DeviceError as error:
+        return f"the probe model does not run: {error}"
+    if placement is None or placement.nodes.get(PROVIDERS[engine], 0) == 0:
+        where = ", ".join(placement.nodes) if placement else "nothing it tells of"
+        return f"{PROVIDERS[engine]} is offered, and the probe model ran on {where}"
+    if not np.allclose(given, 9.0, rtol=1e-2):
+        return f"the probe model gives {given.reshape(-1)[:4].tolist()} on {PROVIDERS[engine]}; right is 9.0"
+    return None
 
 
 class OrtSession:
     """One model loaded by ONNX Runtime."""
 
-    def __init__(self, session: OrtHandle, model: str | bytes) -> None:
+    def __init__(self, session: OrtHandle, model: str | bytes, providers: Providers) -> None:
         self._session = session
         self._model = model
+        self._providers = providers
         self._inputs = tuple(_spec(node) for node in session.get_inputs())
         self._outputs = tuple(_spec(node) for node in session.get_outputs())
 
@@ -150,9 +204,10 @@ class OrtSession:
 
     def placement(self) -> PlacementResult | None:
         """Return where operators run, read back from the runtime."""
-        if tells_placement(self._session):
-            return read_placement(self._session, wanted=_PROVIDER)
-        return profile_placement(self._model, self._inputs, wanted=_PROVIDER)
+        if not tells_placement(self._session):
+            return profile_placement(self._model, self._inputs, providers=self._providers)
+        told = read_placement(self._session, wanted=self._providers[0][0])
+        return None if told is None else with_times(told, self._model, self._inputs, self._providers)
 
     def close(self) -> None:
         """Free the model."""
@@ -162,7 +217,22 @@ class OrtSession:
 RUNTIME = OrtRuntime()
 
 
-def _open(source: Path | bytes, *, threads: int, spinning: bool) -> OrtHandle:
+def _open(source: Path | bytes, providers: Providers, *, threads: int, spinning: bool) -> OrtHandle:
+    """Return a session that holds the provider asked for. Raises LoadFailedError and UnsupportedError."""
+    session = _try_open(source, providers, threads=threads, spinning=spinning)
+    wanted = providers[0][0]
+    if wanted in session.get_providers():
+        return session
+    # The library goes on without a provider that does not start, and says why on standard error alone.
+    said: list[str] = []
+    with native_stderr(said):
+        _try_open(source, providers, threads=threads, spinning=spinning)
+    words = tidy_log(said[0])
+    msg = f"{wanted} does not start here: {words or 'it does not say why'}"
+    raise UnsupportedError(clip_reason(msg))
+
+
+def _try_open(source: Path | bytes, providers: Providers, *, threads: int, spinning: bool) -> OrtHandle:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -176,7 +246,7 @@ def _open(source: Path | bytes, *, threads: int, spinning: bool) -> OrtHandle:
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     model = source if isinstance(source, bytes) else str(source)
     try:
-        return onnxruntime.InferenceSession(model, options, providers=[_PROVIDER])
+        return onnxruntime.InferenceSession(model, options, providers=list(providers))
     except Exception as error:  # damaged files raise anything, UnicodeDecodeError included
         raise _load_failed(error, source) from error
 

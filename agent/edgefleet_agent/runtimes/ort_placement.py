@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,13 @@ from edgefleet_contract.evidence import PlacementResult
 OrtHandle = Any
 """An object of the `onnxruntime` package, which ships no types."""
 
+Providers = Sequence[tuple[str, dict[str, str]]]
+"""Execution providers with their options, the wanted one first."""
+
+_PROFILED_RUNS = 5
+_MAX_OPERATORS = 64
 _SOURCE = "onnxruntime get_provider_graph_assignment_info"
-_PROFILE_SOURCE = "onnxruntime profile of one inference"
+_PROFILE_SOURCE = "onnxruntime profile of some inferences"
 _PROFILE_PREFIX = "profile"
 _FATAL = 4
 """Log severity: fatal errors only, as a failure here is expected and handled."""
@@ -55,15 +60,39 @@ def summarise(nodes: Counter[str], *, wanted: str, source: str) -> PlacementResu
     return PlacementResult(accelerated=nodes[wanted] / total_n, nodes=dict(nodes), source=source)
 
 
-def profile_placement(model: str | bytes, specs: Sequence[TensorSpec], *, wanted: str) -> PlacementResult | None:
-    """Return where the nodes of a model run by profiling one inference on zeros, in a session of its own.
+def with_times(
+    told: PlacementResult, model: str | bytes, specs: Sequence[TensorSpec], providers: Providers
+) -> PlacementResult:
+    """Return a placement with the share of time on the wanted provider.
+
+    Where all nodes are in one place that share is known; else a profile of some inferences on zeros tells it.
+
+    Args:
+        told: the placement by number of nodes.
+        model: path or bytes.
+        specs: its inputs.
+        providers: the wanted provider first, with options.
+    """
+    if told.accelerated in {0.0, 1.0}:
+        return told.model_copy(update={"time_accelerated": told.accelerated})
+    profiled = profile_placement(model, specs, providers=providers)
+    if profiled is None or profiled.time_accelerated is None:
+        reason = "the model does not run on zeros, which its profile needs"
+        return told.model_copy(update={"time_unmeasured_reason": reason})
+    return told.model_copy(update={"time_accelerated": profiled.time_accelerated, "elsewhere": profiled.elsewhere})
+
+
+def profile_placement(
+    model: str | bytes, specs: Sequence[TensorSpec], *, providers: Providers
+) -> PlacementResult | None:
+    """Return where the nodes of a model run, and their times, by profiling it on zeros in a session of its own.
 
     None when the model does not run on zeros with every dynamic axis 1.
 
     Args:
         model: path or bytes.
         specs: its inputs.
-        wanted: the execution provider the variant asked for, and the only one offered.
+        providers: the wanted provider first, with options.
     """
     import onnxruntime
 
@@ -73,20 +102,55 @@ def profile_placement(model: str | bytes, specs: Sequence[TensorSpec], *, wanted
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(folder) / _PROFILE_PREFIX)
         options.log_severity_level = _FATAL
-        session = onnxruntime.InferenceSession(model, options, providers=[wanted])
+        session = onnxruntime.InferenceSession(model, options, providers=list(providers))
         try:
-            session.run(None, feeds)
+            for _ in range(_PROFILED_RUNS):
+                session.run(None, feeds)
         except Exception:  # noqa: BLE001 - the vendor's exceptions have no common base; zeros may be no valid input
             return None
         finally:
             profile = Path(session.end_profiling())
-        return summarise(count_nodes(json.loads(profile.read_bytes())), wanted=wanted, source=_PROFILE_SOURCE)
+        events = json.loads(profile.read_bytes())
+    wanted = providers[0][0]
+    counted = summarise(count_nodes(events), wanted=wanted, source=_PROFILE_SOURCE)
+    if counted is None:
+        return None
+    elsewhere = dict(count_elsewhere(events, wanted).most_common(_MAX_OPERATORS))
+    return counted.model_copy(update={"time_accelerated": time_share(events, wanted), "elsewhere": elsewhere})
+
+
+def time_share(events: Sequence[Mapping[str, Any]], wanted: str) -> float | None:
+    """Return the share of the kernels' time a profile's events spend on a provider; None when they tell no time.
+
+    The first run of each node is left out: it allocates.
+    """
+    seen: set[str] = set()
+    by_provider: Counter[str] = Counter()
+    for event in _runs(events):
+        if event["name"] in seen:
+            by_provider[str(event["args"]["provider"])] += int(event.get("dur", 0))
+        seen.add(event["name"])
+    total = by_provider.total()
+    return by_provider[wanted] / total if total else None
+
+
+def count_elsewhere(events: Sequence[Mapping[str, Any]], wanted: str) -> Counter[str]:
+    """Return operator → number of nodes that ran on other providers than the wanted one."""
+    ops = {
+        str(event["name"]): str(event["args"].get("op_name", "?"))
+        for event in _runs(events)
+        if event["args"]["provider"] != wanted
+    }
+    return Counter(ops.values())
+
+
+def _runs(events: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    return (event for event in events if event.get("cat") == "Node" and "provider" in event.get("args", {}))
 
 
 def count_nodes(events: Sequence[Mapping[str, Any]]) -> Counter[str]:
     """Return the number of nodes by execution provider out of a profile's events."""
-    runs = (event for event in events if event.get("cat") == "Node" and "provider" in event.get("args", {}))
-    return Counter({event["name"]: str(event["args"]["provider"]) for event in runs}.values())
+    return Counter({str(event["name"]): str(event["args"]["provider"]) for event in _runs(events)}.values())
 
 
 def _smallest(spec: TensorSpec) -> list[int]:

@@ -14,9 +14,18 @@ from onnx import TensorProto, helper
 
 from edgefleet_agent.runtimes.base import InferenceFailedError, LoadFailedError, UnsupportedError
 from edgefleet_agent.runtimes.misbehave import WrongSession
-from edgefleet_agent.runtimes.ort import RUNTIME, OrtSession, _spec
-from edgefleet_agent.runtimes.ort_placement import count_nodes, profile_placement, summarise
+from edgefleet_agent.runtimes.ort import _PROBE_MODEL, RUNTIME, OrtSession, _spec
+from edgefleet_agent.runtimes.ort_placement import (
+    count_elsewhere,
+    count_nodes,
+    profile_placement,
+    summarise,
+    time_share,
+    with_times,
+)
+from edgefleet_agent.runtimes.ort_providers import providers_of, tidy_log
 from edgefleet_agent.runtimes.registry import find_runtime, probe_engines
+from edgefleet_contract.evidence import PlacementResult
 from edgefleet_contract.profile import ProbeStatus
 from edgefleet_contract.variant import parse_variant
 
@@ -84,12 +93,12 @@ def test_an_old_runtime_tells_placement_by_a_profile(digit_model: Path, session:
     session._session = Old()
     placement = session.placement()
     assert placement is not None
-    assert (placement.accelerated, placement.source) == (1.0, "onnxruntime profile of one inference")
+    assert (placement.accelerated, placement.source) == (1.0, "onnxruntime profile of some inferences")
 
 
 def test_a_model_zeros_do_not_suit_has_no_profile(digit_model: Path, tmp_path: Path) -> None:
     wrong = load(one_node(tmp_path / "m.onnx", "Relu")).inputs
-    assert profile_placement(str(digit_model), wrong, wanted=PROVIDER) is None
+    assert profile_placement(str(digit_model), wrong, providers=[(PROVIDER, {})]) is None
 
 
 def test_nodes_are_counted_once_however_often_they_ran() -> None:
@@ -155,11 +164,97 @@ def test_a_sound_model_this_runtime_cannot_run_is_refused_with_the_reason(
         load(one_node(tmp_path / "m.onnx", **said))
 
 
-def test_other_engines_of_the_runtime_are_refused(digit_model: Path) -> None:
-    with pytest.raises(UnsupportedError, match="on the CPU only"):
-        find_runtime(parse_variant("ort/cuda/fp16"), test_runtimes=False)
-    with pytest.raises(UnsupportedError, match="on the CPU only"):
+@pytest.mark.parametrize(
+    ("engine", "word"),
+    [("cuda", "onnxruntime-gpu"), ("qnn", "onnxruntime-qnn"), ("openvino", "onnxruntime-openvino"),
+     ("coreml", "macOS"), ("xnnpack", "--use_xnnpack"), ("tensorrt", "TensorRT itself")],
+)  # fmt: skip
+def test_a_provider_that_is_not_in_this_wheel_is_missing_with_what_it_comes_with(
+    digit_model: Path, engine: str, word: str
+) -> None:
+    variant = parse_variant(f"ort/{engine}/fp16")
+    with pytest.raises(UnsupportedError, match=word):
+        find_runtime(variant, test_runtimes=False)
+    with pytest.raises(UnsupportedError, match=word):
+        RUNTIME.load(digit_model, variant=variant, threads=1, spinning=False)
+    assert RUNTIME.probe_engine(engine).status is ProbeStatus.MISSING
+
+
+@pytest.fixture
+def claims_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A library that lists CUDA and cannot start it, as onnxruntime-gpu does on machines without a GPU."""
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CUDAExecutionProvider", PROVIDER])
+
+
+@pytest.mark.usefixtures("claims_cuda")
+@pytest.mark.filterwarnings("ignore:Specified provider")
+def test_a_provider_that_is_claimed_and_does_not_start_is_not_believed(digit_model: Path) -> None:
+    assert RUNTIME.check("cuda") is None
+    assert RUNTIME.alone() == ("cuda",)
+    found = RUNTIME.probe_engine("cuda")
+    assert found.status is ProbeStatus.BROKEN
+    assert "CUDAExecutionProvider does not start here" in str(found.reason)
+    with pytest.raises(UnsupportedError, match="CUDAExecutionProvider does not start here"):
         RUNTIME.load(digit_model, variant=parse_variant("ort/cuda/fp16"), threads=1, spinning=False)
+
+
+@pytest.mark.usefixtures("claims_cuda")
+def test_options_of_the_device_reach_the_provider_or_break_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGEFLEET_ORT_OPTIONS_CUDA", "device_id=1, arena_extend_strategy=kSameAsRequested")
+    wanted = {"device_id": "1", "arena_extend_strategy": "kSameAsRequested"}
+    assert providers_of("cuda") == [("CUDAExecutionProvider", wanted), (PROVIDER, {})]
+    monkeypatch.setenv("EDGEFLEET_ORT_OPTIONS_CUDA", "device one")
+    found = RUNTIME.probe_engine("cuda")
+    assert (found.status, "write key=value" in str(found.reason)) == (ProbeStatus.BROKEN, True)
+
+
+def test_an_engine_that_computes_the_probe_model_wrongly_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(OrtSession, "run", lambda *_: {"y": np.zeros((1, 1, 2, 2), np.float32)})
+    found = RUNTIME.probe_engine("cpu")
+    assert found.status is ProbeStatus.BROKEN
+    assert "right is 9.0" in str(found.reason)
+
+
+def test_an_engine_that_is_offered_and_left_out_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    elsewhere = PlacementResult(accelerated=0.0, nodes={"Other": 1}, source="test")
+    monkeypatch.setattr(OrtSession, "placement", lambda _: elsewhere)
+    assert "the probe model ran on Other" in str(RUNTIME.probe_engine("cpu").reason)
+
+
+def test_the_probe_model_is_one_convolution() -> None:
+    model = onnx.load_model_from_string(_PROBE_MODEL)
+    onnx.checker.check_model(model)
+    assert [node.op_type for node in model.graph.node] == ["Conv"]
+
+
+def test_a_providers_log_is_told_without_times_places_and_folders() -> None:
+    log = (
+        "\x1b[1;31m2026-01-02 03:04:05.678 [E:onnxruntime:Default, provider_bridge_ort.cc:2458 operator()] "
+        "/onnxruntime_src/onnxruntime/core/session/provider_bridge_ort.cc:2043 onnxruntime::Provider& Get() "
+        "[ONNXRuntimeError] : 1 : FAIL : Failed to load library /opt/site-packages/libx.so with error: "
+        "libcublas.so.13: cannot open shared object file\n\x1b[m\n"
+    )
+    said = "Failed to load library libx.so with error: libcublas.so.13: cannot open shared object file"
+    assert tidy_log(log + log) == said
+
+
+def test_time_is_shared_by_provider_and_first_runs_do_not_count() -> None:
+    def ran(name: str, provider: str, duration_us: int) -> dict[str, Any]:
+        return {"cat": "Node", "name": name, "dur": duration_us, "args": {"provider": provider, "op_name": name[:4]}}
+
+    events = [ran("conv1", "GPU", 900), ran("relu1", "CPU", 800), ran("conv1", "GPU", 30), ran("relu1", "CPU", 10)]
+    assert time_share(events, "GPU") == 0.75
+    assert time_share(events[:2], "GPU") is None
+    assert count_elsewhere(events, "GPU") == {"relu": 1}
+
+
+def test_a_mixed_placement_is_timed_by_a_profile(digit_model: Path, session: OrtSession) -> None:
+    mixed = PlacementResult(accelerated=0.5, nodes={PROVIDER: 1, "Other": 1}, source="test")
+    timed = with_times(mixed, str(digit_model), session.inputs, [(PROVIDER, {})])
+    assert (timed.accelerated, timed.time_accelerated) == (0.5, 1.0)
+    unfit = load(digit_model).inputs[0].model_copy(update={"shape": (1, 2)})
+    untimed = with_times(mixed, str(digit_model), [unfit], [(PROVIDER, {})])
+    assert (untimed.time_accelerated, untimed.time_unmeasured_reason is None) == (None, False)
 
 
 def test_feeds_that_do_not_fit_are_a_failed_inference_without_the_vendors_noise(session: OrtSession) -> None:
