@@ -108,8 +108,23 @@ def prepare(source: Path, work_dir: Path) -> Path:
     with quantisation_faults():
         # Symbolic shape inference would need sympy; plain inference after optimisation finds the same on CNNs.
         quant_pre_process(str(named_source(source, work_dir)), str(prepared), skip_symbolic_shape=True)
-        _save_named(onnx.load(prepared), prepared)
+        model = onnx.load(prepared)
+        _part_biases(model)
+        _save_named(model, prepared)
     return prepared
+
+
+def _part_biases(model: onnx.ModelProto) -> None:
+    """Give each layer a bias of its own: ONNX Runtime's quantiser copies shared ones under names that may be taken."""
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    taken: set[str] = set()
+    for index, node in enumerate(model.graph.node):
+        name = node.input[2] if node.op_type in {"Conv", "ConvTranspose", "Gemm"} and len(node.input) > 2 else ""
+        if name in tensors and name in taken:
+            copy = model.graph.initializer.add()
+            copy.CopyFrom(tensors[name])
+            copy.name = node.input[2] = f"{name}_of_node_{index}"
+        taken.add(name)
 
 
 def measure(request: BuildRequest, inputs: tuple[TensorSpec, ...], layout: QdqLayout) -> Measured:

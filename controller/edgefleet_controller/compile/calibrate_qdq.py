@@ -122,15 +122,34 @@ def write_qdq(
         layout: how the target wants Q and DQ.
         keep_float: names of nodes that stay in float, with their weights and inputs.
     """
-    settings = _SETTINGS[layout]
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    extra: dict[str, Any] = dict(settings.extra)
+    extra: dict[str, Any] = dict(_SETTINGS[layout].extra)
     operators = _operators(model, layout)
     if is_transformer(model):
         extra |= {"MatMulConstBOnly": True, "OpTypesToExcludeOutputQuantization": ["MatMul", "Gemm"]}
     if layout is QdqLayout.U8S8:
         extra["TensorQuantOverrides"] = _full_range_weights(model)
+    try:
+        made = _quantize(model, ranges, layout, keep_float, operators, extra)
+    except ValueError:
+        # ONNX Runtime's adjustment of weights to int32 biases stumbles over a Gemm whose weight has no channels.
+        extra["QDQDisableWeightAdjustForInt32Bias"] = True
+        made = _quantize(model, ranges, layout, keep_float, operators, extra)
+    if keep_float:
+        _release_inputs(made, frozenset(keep_float))
+    return made
+
+
+def _quantize(
+    model: onnx.ModelProto,
+    ranges: Ranges,
+    layout: QdqLayout,
+    keep_float: Collection[str],
+    operators: list[str],
+    extra: Mapping[str, Any],
+) -> onnx.ModelProto:
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    settings = _SETTINGS[layout]
     data = {name: (np.float32(low), np.float32(high)) for name, (low, high) in ranges.items()}
     quantizer = QDQQuantizer(
         copy,
@@ -142,12 +161,10 @@ def write_qdq(
         [],
         list(keep_float),
         operators,
-        extra,
+        dict(extra),
     )
     quantizer.quantize_model()
     made: onnx.ModelProto = quantizer.model.model
-    if keep_float:
-        _release_inputs(made, frozenset(keep_float))
     return made
 
 

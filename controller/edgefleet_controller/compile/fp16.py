@@ -52,6 +52,7 @@ def build(request: BuildRequest, inputs: tuple[TensorSpec, ...]) -> tuple[onnx.M
         made = float16.convert_float_to_float16(
             model, keep_io_types=True, op_block_list=list(BLOCKED_OPERATORS), node_block_list=sorted(kept)
         )
+        join_casts(made.graph)
         sort_nodes(made.graph)
         judge = open_judge(request, inputs)
         score = judge.score(judge.run(made.SerializeToString()))
@@ -124,6 +125,28 @@ def _weights(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
         for attribute in node.attribute:
             if attribute.HasField("t"):
                 yield attribute.t
+
+
+def join_casts(graph: onnx.GraphProto) -> None:
+    """Let kept nodes that follow each other pass float32: the converter casts down and up again between them."""
+    casts = {node.output[0]: node for node in graph.node if node.op_type == "Cast"}
+    to = {name: onnx.helper.get_attribute_value(node.attribute[0]) for name, node in casts.items()}
+    direct = {
+        name: casts[node.input[0]].input[0]
+        for name, node in casts.items()
+        if to[name] == onnx.TensorProto.FLOAT and to.get(node.input[0]) == onnx.TensorProto.FLOAT16
+    }
+    results = {value.name for value in graph.output}
+    direct = {name: origin for name, origin in direct.items() if name not in results}
+    for node in graph.node:
+        for place, name in enumerate(node.input):
+            if name in direct:
+                node.input[place] = direct[name]
+    read = {name for node in graph.node for name in _outer_reads(node)} | results
+    left = [node for node in graph.node if node.op_type != "Cast" or node.output[0] in read]
+    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in left]
+    del graph.node[:]
+    graph.node.extend(copies)
 
 
 def sort_nodes(graph: onnx.GraphProto) -> None:

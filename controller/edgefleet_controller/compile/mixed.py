@@ -24,8 +24,10 @@ from edgefleet_controller.compile.sensitivity import Candidate
 
 logger = logging.getLogger(__name__)
 
-_BUDGETS = (0.5, 0.25, 0.1, 0.05, 0.02, 0.01, 0.003, 0.001)
-"""Shares of the noise of all layers together that are tried in turn."""
+_SHARES = (0.5, 0.5, 0.5, 0.3, 0.3, 0.2, 0.1, 0.1)
+"""Shares of the noise the last plan left that the next one may leave."""
+MAX_KEPT_SHARE = 0.5
+"""With more of the weights in float than this, a file is int8 in name only: the search ends."""
 _REFINE_N = 2
 _LISTED_N = 96
 _PASS_THROUGH = frozenset(
@@ -107,52 +109,83 @@ def rescue(measured: Measured, plain: Scored, target: Target) -> Rescued:
 class _Tried:
     plan: Plan
     scored: Scored
+    met: bool = False
 
 
 def _search(
     measured: Measured, plain: Scored, target: Target, candidates: Sequence[Candidate]
 ) -> tuple[_Tried, int, bool]:
-    total = sum(each.noise for each in candidates)
-    failed_at, tried = 1.0, [_Tried(Plan(frozenset(), total), plain)]
+    tried = [_Tried(Plan(frozenset(), sum(each.noise for each in candidates)), plain)]
     passed: _Tried | None = None
-    for share in _BUDGETS:
-        passed = _attempt(measured, plain, target, Plan(solve(candidates, share * total), share), tried)
-        if passed is not None:
+    failed = tried[0]
+    for share in _SHARES:
+        budget = share * _left(candidates, failed.plan.keep)
+        made = _attempt(measured, plain, target, Plan(solve(candidates, budget), budget), tried)
+        if made is None:
             break
-        failed_at = share
-    for _ in range(_REFINE_N):
-        if passed is None:
+        if made.met:
+            passed = made
             break
-        middle = float(np.sqrt(failed_at * passed.plan.budget))
-        better = _attempt(measured, plain, target, Plan(solve(candidates, middle * total), middle), tried)
-        if better is not None:
-            passed = better
-        else:
-            failed_at = middle
+        failed = made
+        if weights_share(measured.model, made.plan.keep) > MAX_KEPT_SHARE:
+            break
+    if passed is not None:
+        passed = _refined(measured, plain, target, candidates, failed, passed, tried)
     best = passed or max(tried, key=lambda each: each.scored.score.rank)
     return best, len(tried) - 1, passed is not None
 
 
+def _refined(
+    measured: Measured,
+    plain: Scored,
+    target: Target,
+    candidates: Sequence[Candidate],
+    failed: _Tried,
+    passed: _Tried,
+    tried: list[_Tried],
+) -> _Tried:
+    """Return a plan between the last that failed and the first that passed, where one passes."""
+    for _ in range(_REFINE_N):
+        most, least = _left(candidates, failed.plan.keep), _left(candidates, passed.plan.keep)
+        budget = float(np.sqrt(max(most, 1e-30) * max(least, 1e-30)))
+        made = _attempt(measured, plain, target, Plan(solve(candidates, budget), budget), tried)
+        if made is None:
+            break
+        passed, failed = (made, failed) if made.met else (passed, made)
+    return passed
+
+
+def _left(candidates: Sequence[Candidate], keep: frozenset[str]) -> float:
+    """Return the noise of all layers that are not kept in float."""
+    return sum(each.noise for each in candidates if each.name not in keep)
+
+
 def _attempt(measured: Measured, plain: Scored, target: Target, plan: Plan, tried: list[_Tried]) -> _Tried | None:
-    """Build and judge a plan; None where it misses the target or was tried before."""
-    known = next((each for each in tried if each.plan.keep == plan.keep), None)
-    if known is not None:
+    """Build and judge a plan; None where it was tried before."""
+    if any(each.plan.keep == plan.keep for each in tried):
         return None
     out = measured.work_dir / f"mixed-{len(tried)}.onnx"
     with quantisation_faults():
         keep = with_pass_through(measured.model, plan.keep)
         onnx.save(write_qdq(measured.model, plain.ranges, measured.layout, keep_float=keep), out)
         score = score_file(measured, out)
-    made = _Tried(plan, Scored(out, plain.method, score, plain.ranges))
-    tried.append(made)
-    logger.info("mixed precision, budget %.4f: %d layers in float, %s", plan.budget, len(plan.keep), score)
-    return made if missed(measured, made.scored, target) is None else None
+    scored = Scored(out, plain.method, score, plain.ranges)
+    why = missed(measured, scored, target)
+    tried.append(_Tried(plan, scored, met=why is None))
+    logger.info("mixed precision, noise %.3g: %d layers in float, %s, %s", plan.budget, len(plan.keep), score, why)
+    return tried[-1]
 
 
 def missed(measured: Measured, scored: Scored, target: Target) -> str | None:
     """Return what a quantised file misses of its target, or None."""
     fused = measured.layout is QdqLayout.U8S8
     return target.misses(measured.judge, scored.path, scored.score, optimise=fused)
+
+
+def weights_share(model: onnx.ModelProto, keep: frozenset[str]) -> float:
+    """Return the share of a model's layer weights that lies in the kept nodes."""
+    weights = layers(model)
+    return sum(weights.get(name, 0) for name in keep) / max(1, sum(weights.values()))
 
 
 def with_pass_through(model: onnx.ModelProto, keep: frozenset[str]) -> frozenset[str]:
@@ -175,13 +208,11 @@ def with_pass_through(model: onnx.ModelProto, keep: frozenset[str]) -> frozenset
 def _options(
     found: _Tried, candidates: Sequence[Candidate], measured: Measured, tried_n: int
 ) -> dict[str, OptionValue]:
-    weights = layers(measured.model)
-    kept_bytes = sum(weights.get(name, 0) for name in found.plan.keep)
     listed = sorted(candidates, key=lambda each: -each.noise)[:_LISTED_N]
     return {
         "kept_float": ", ".join(each.name for each in candidates if each.name in found.plan.keep),
         "kept_float_layers_n": len(found.plan.keep),
-        "kept_float_weights_share": round(kept_bytes / max(1, sum(weights.values())), 6),
+        "kept_float_weights_share": round(weights_share(measured.model, found.plan.keep), 6),
         "mixed_candidates_n": len(candidates),
         "mixed_files_tried_n": tried_n,
         "mixed_sqnr_db": round(found.scored.score.sqnr_db, 2),

@@ -22,6 +22,7 @@ TIMEOUT_S = 120.0
 _JUDGED_N = 16
 _MIN_DB = 100.0
 """Fusing a batch norm rounds its weights once: 120 dB and more on our models."""
+_MAX_GROWTH = 1.02
 _PROGRAM = "import sys, onnx, onnxslim; onnx.save(onnxslim.slim(onnx.load(sys.argv[1])), sys.argv[2])"
 
 
@@ -30,10 +31,13 @@ def normalise(
 ) -> tuple[onnx.ModelProto, tuple[str, ...]]:
     """Return the model with fewer nodes, and the rewrite's name; the model as it is where that does not help.
 
-    It is kept as it is when onnxslim fails, hangs, changes names, types or outputs, or saves no node.
+    It is kept as it is when onnxslim fails, hangs, changes names, types or outputs, saves no node, or folds small
+    weights into large ones.
     """
     slim = _slim(model, Path(request.work_dir))
     if slim is None or len(slim.graph.node) >= len(model.graph.node) or not _same_contract(model, slim):
+        return model, ()
+    if slim.ByteSize() > _MAX_GROWTH * model.ByteSize():
         return model, ()
     judge = open_judge(request, inputs, _JUDGED_N)
     try:

@@ -72,6 +72,19 @@ def record(model: onnx.ModelProto, source: str) -> ModelRecord:
     )
 
 
+_QUANTISED_OPERATORS = ("QLinear", "QGemm", "QAttention", "ConvInteger", "MatMulInteger", "MatMulNBits")
+
+
+def quantised_nodes_n(model: onnx.ModelProto) -> int:
+    """Return how many nodes of a model already compute on rounded activations or packed weights."""
+    weights = {tensor.name for tensor in _tensors(model.graph)}
+    return sum(
+        node.op_type.startswith(_QUANTISED_OPERATORS)
+        or (node.op_type == "QuantizeLinear" and node.input[0] not in weights)
+        for node in _nodes(model.graph)
+    )
+
+
 def io_specs(model: onnx.ModelProto) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
     """Return the inputs (those that are no initializers, as IR 3 lists them) and outputs of a model.
 

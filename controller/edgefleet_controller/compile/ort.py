@@ -47,6 +47,13 @@ def build(request: BuildRequest) -> BuildAnswer:
     variant = parse_variant(request.variant)
     source = onnx_check.load(Path(request.source))
     inputs, outputs = onnx_check.io_specs(source)
+    if variant.precision != "fp32" and (quantised_n := onnx_check.quantised_nodes_n(source)):
+        raise CompileFaultError(
+            "variant",
+            f"the source is quantised already ({quantised_n} nodes round or hold packed weights)",
+            next_step=f"build {variant.target}/fp32, which ships it as it is, or give the float model",
+            family="unsupported",
+        )
     made, options = _MAKERS[variant.precision](request, source, inputs)
     rewrites: tuple[str, ...] = ()
     if variant.precision == "fp32":

@@ -20,9 +20,10 @@ from edgefleet_controller.compile.calibrate import (
     quantisation_faults,
     score_file,
 )
-from edgefleet_controller.compile.calibrate_qdq import is_symmetric, is_transformer, write_qdq
+from edgefleet_controller.compile.calibrate_qdq import WEIGHTED, is_symmetric, is_transformer, layers, write_qdq
 from edgefleet_controller.compile.calibrate_ranges import observe, ranges_by
 from edgefleet_controller.compile.calibrate_target import Target
+from edgefleet_controller.compile.fault import CompileFaultError
 from edgefleet_controller.compile.protocol import BuildRequest, OptionValue
 
 logger = logging.getLogger(__name__)
@@ -38,6 +39,7 @@ def quantize(request: BuildRequest, inputs: tuple[TensorSpec, ...], layout: QdqL
         CompileFaultError: the model cannot be quantised.
     """
     plain = measure(request, inputs, layout)
+    _check_layers(plain.model)
     scored = by_methods(plain)
     best, measured = max(scored, key=lambda each: each.score.rank), plain
     options = options_of(best, scored, plain)
@@ -52,6 +54,18 @@ def quantize(request: BuildRequest, inputs: tuple[TensorSpec, ...], layout: QdqL
         best = rescued.scored
         options |= {"plain_int8_misses": missed[:300], **rescued.options, "mixed_meets_target": rescued.met}
     return Chosen(best.path, options)
+
+
+def _check_layers(model: onnx.ModelProto) -> None:
+    if layers(model):
+        return
+    inner_n = sum(any(a.HasField("g") or a.graphs for a in node.attribute) for node in model.graph.node)
+    why = f"; {inner_n} nodes are control flow, whose inside is not quantised" if inner_n else ""
+    raise CompileFaultError(
+        "variant",
+        f"int8 applies to {', '.join(WEIGHTED)} with constant float32 weights; the main graph has none{why}",
+        family="unsupported",
+    )
 
 
 def _smoothed(plain: Measured, best: Scored) -> tuple[Scored, Measured, dict[str, OptionValue]]:
