@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 
 from edgefleet_agent import onnx_scan
@@ -17,7 +18,7 @@ from edgefleet_agent.runtimes.cuda import Cuda
 from edgefleet_agent.runtimes.trt_api import Trt
 from edgefleet_agent.runtimes.trt_build import Built, build_plan, pool_limits
 from edgefleet_agent.runtimes.trt_cache import PlanCache, PlanKey, default_folder, profiles_from
-from edgefleet_agent.runtimes.trt_module import TENSORRT, Flavour, find_module
+from edgefleet_agent.runtimes.trt_module import TENSORRT, Flavour, find_version
 from edgefleet_agent.runtimes.trt_probe import Broken, Ports, Ready, climb
 from edgefleet_agent.runtimes.trt_session import TrtSession
 from edgefleet_contract.evidence import PlacementResult
@@ -54,7 +55,7 @@ class TrtRuntime:
     @property
     def version(self) -> str:
         """The library's version. Raises NotInstalledError and DoesNotImportError."""
-        return str(find_module(self._flavour, self._ports.find)[1].__version__)
+        return find_version(self._flavour, self._ports.ask)[1]
 
     @cached_property
     def ladder(self) -> Ready | Broken:
@@ -82,7 +83,7 @@ class TrtRuntime:
         if isinstance(found, Broken):
             raise UnsupportedError(found.reason)
         cuda.lift_address_space_limit()
-        _, trt = find_module(self._flavour, self._ports.find)
+        trt: Trt = import_module(found.module)
         device = Cuda(cuda.load_cudart(self._ports.load))
         data = path.read_bytes()
         on_dla = variant.engine == "dla"

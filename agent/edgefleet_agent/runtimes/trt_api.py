@@ -23,6 +23,7 @@ IHostMemory = Any
 ILogger = Any
 ITensor = Any
 OnnxParser = Any
+OnnxParserFlag = Any
 ParserError = Any
 Runtime = Any
 
@@ -52,14 +53,13 @@ USED: Mapping[str, tuple[str, ...]] = {
         "get_tensor_name",
         "get_tensor_shape",
         "num_io_tensors",
-        "num_layers",
     ),
     "IExecutionContext": ("execute_async_v3", "get_tensor_shape", "set_input_shape", "set_tensor_address"),
     "ILogger": ("ERROR", "INTERNAL_ERROR"),
     "INetworkDefinition": ("get_input", "get_layer", "num_inputs", "num_layers"),
     "IOptimizationProfile": ("set_shape",),
     "ITensor": ("name", "shape"),
-    "OnnxParser": ("get_error", "num_errors", "parse"),
+    "OnnxParser": ("get_error", "num_errors", "parse", "set_flag"),
     "ParserError": ("desc", "node_name", "node_operator"),
     "Runtime": ("deserialize_cuda_engine", "num_DLA_cores"),
 }

@@ -18,6 +18,7 @@ from edgefleet_agent.runtimes.trt_api import (
     IOptimizationProfile,
     ITensor,
     OnnxParser,
+    OnnxParserFlag,
     ParserError,
     Trt,
 )
@@ -102,7 +103,7 @@ def _flags(trt: Trt) -> int:
 
 def _parse(trt: Trt, network: INetworkDefinition, kept: object, source: bytes, *, on_dla: bool) -> None:
     parser: OnnxParser = trt.OnnxParser(network, kept)
-    flags: Trt = getattr(trt, "OnnxParserFlag", None)
+    flags: OnnxParserFlag = trt.OnnxParserFlag
     if on_dla and hasattr(flags, "ADJUST_FOR_DLA"):
         parser.set_flag(flags.ADJUST_FOR_DLA)
     if parser.parse(source):

@@ -9,8 +9,14 @@ from importlib import import_module
 
 from edgefleet_agent.runtimes.trt_api import ILogger, Trt
 
-Finder = Callable[[str], Trt]
-"""Returns a module by name, as `importlib.import_module` does; raises ImportError or OSError."""
+Asker = Callable[[str], str]
+"""Imports a module by name and returns its version; raises ImportError or OSError."""
+
+
+def import_and_ask(name: str) -> str:
+    """Import a module and return its version."""
+    module: Trt = import_module(name)
+    return str(module.__version__)
 
 
 @dataclass(frozen=True)
@@ -53,8 +59,8 @@ class DoesNotImportError(Exception):
     """A module is installed, and does not import."""
 
 
-def find_module(flavour: Flavour, find: Finder = import_module) -> tuple[str, Trt]:
-    """Return the name of the module and the module.
+def find_version(flavour: Flavour, ask: Asker = import_and_ask) -> tuple[str, str]:
+    """Return the name of the module that is installed here, and its version.
 
     Raises:
         NotInstalledError: there is none; the message says how to get it.
@@ -62,9 +68,9 @@ def find_module(flavour: Flavour, find: Finder = import_module) -> tuple[str, Tr
     """
     for name in flavour.modules:
         try:
-            return name, find(name)
+            return name, ask(name)
         except ModuleNotFoundError as error:
-            if error.name not in {name, None}:
+            if error.name != name:
                 msg = f"{name} does not import: {error}"
                 raise DoesNotImportError(msg) from error
         except (ImportError, OSError, RuntimeError) as error:

@@ -11,16 +11,16 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from importlib import import_module
 
 from edgefleet_agent.runtimes import cuda
 from edgefleet_agent.runtimes.cuda import Cuda, CudaError, CudaMissingError, GpuInfo, Loader
 from edgefleet_agent.runtimes.trt_module import (
+    Asker,
     DoesNotImportError,
-    Finder,
     Flavour,
     NotInstalledError,
-    find_module,
+    find_version,
+    import_and_ask,
     version_of,
 )
 from edgefleet_contract.base import clip_reason
@@ -80,12 +80,12 @@ class Ports:
     """What the ladder asks the machine through.
 
     Attributes:
-        find: returns a Python module by name.
+        ask: imports a Python module by name and returns its version.
         load: loads a shared library.
         touch: makes a runtime of a module in a process of its own.
     """
 
-    find: Finder = import_module
+    ask: Asker = import_and_ask
     load: Loader = ctypes.CDLL
     touch: Callable[[str], ChildOutcome] = touch
 
@@ -93,12 +93,11 @@ class Ports:
 def climb(flavour: Flavour, ports: Ports) -> Ready | Broken:
     """Return whether TensorRT works here, or the first rung that does not hold."""
     try:
-        name, module = find_module(flavour, ports.find)
+        name, version = find_version(flavour, ports.ask)
     except NotInstalledError as error:
         return Broken(Rung.MODULE, ProbeStatus.MISSING, str(error))
     except DoesNotImportError as error:
         return Broken(Rung.LIBRARY, ProbeStatus.BROKEN, clip_reason(str(error)))
-    version = str(module.__version__)
     gpu = find_gpu(ports.load)
     if isinstance(gpu, Broken):
         return Broken(gpu.rung, gpu.status, gpu.reason, version)
