@@ -70,11 +70,14 @@ def _needed(nodes: Sequence[Node], wanted: Iterable[int]) -> list[Node]:
     giver = {tensor: node for node in nodes for tensor in node.outputs}  # a DELEGATE stands last, so it wins
     found: dict[int, Node] = {}
     _follow(wanted, giver, found)
+    delegated = any(node.op == _DELEGATE for node in nodes)
     for node in nodes:
-        # A node that gives nothing (it assigns a variable) runs by itself unless a delegate took it; then what it
-        # takes is given by no node that runs.
-        if not node.outputs and all(tensor not in giver or id(giver[tensor]) in found for tensor in node.inputs):
+        # A node that gives nothing (it assigns a variable) runs by itself, unless a delegate took it: then what it
+        # takes is given by no node that runs. Handles of variables, which take nothing, tell neither way.
+        takes = [giver[tensor] for tensor in node.inputs if tensor in giver and giver[tensor].inputs]
+        if not node.outputs and (not delegated or all(id(each) in found for each in takes)):
             found[id(node)] = node
+            _follow(node.inputs, giver, found)
     return list(found.values())
 
 
