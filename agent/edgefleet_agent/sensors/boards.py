@@ -162,6 +162,9 @@ def _rapl_total(own: Sequence[Rail], rails: Sequence[Rail], _: str | None) -> To
     if len(psys) == 1 and not psys[0].problem and not gpus:
         rule = "psys covers the platform and contains the packages"
         return Total(tuple(psys), "platform", rule, "what hangs behind the platform's own supply, if anything")
+    words = [rail.name.partition(" (")[0] for rail in packages]
+    if len(set(words)) < len(words):
+        return Total(reason=f"two zones have one package's name: which counts is not known ({', '.join(words)})")
     if not packages:
         return Total(reason=_unreadable(psys) or "RAPL tells no package: its other zones do not cover the processor")
     if bad := [rail for rail in packages if rail.problem]:

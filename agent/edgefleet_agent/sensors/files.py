@@ -20,9 +20,10 @@ MAX_ENTRIES = 8192
 MAX_MATCHES = 2048
 """Entries of a folder that are used; each costs some file reads: this bounds a probe to about a second."""
 MAX_NAME_CHARS = 64
-MAX_DIGITS = 20
-"""A 64-bit number has at most 20 digits."""
 _NUMBER = re.compile(rb"-?[0-9]{1,20}")
+"""A 64-bit number has at most 20 digits."""
+MAX_PLAIN_DIGITS = 18
+"""So many digits need no check of their size."""
 _PADDING = b" \t\n\r\x00"
 
 
@@ -31,17 +32,17 @@ class SensorFileError(Exception):
 
 
 def parse_int(raw: bytes) -> int:
-    """Return the whole number an attribute holds: an optional minus and 1 to 20 digits, padded with white space.
+    """Return the whole number an attribute holds: an optional minus and digits, padded with white space; 64 bits.
 
     Raises:
         SensorFileError: anything else, such as `5_000`, `0x10`, `1.5`, `+3` or nothing.
     """
     text = raw.strip(_PADDING)
-    if not _NUMBER.fullmatch(text):
+    if not _NUMBER.fullmatch(text) or abs(number := int(text)) >= 2**64:
         shown = text[:24].decode("ascii", "replace")
-        msg = f"holds {shown!r}, not a whole number of at most {MAX_DIGITS} digits"
+        msg = f"holds {shown!r}, not a whole number of 64 bits"
         raise SensorFileError(msg)
-    return int(text)
+    return number
 
 
 def open_attribute(path: Path) -> int:
@@ -106,13 +107,27 @@ def try_int(path: Path) -> int | None:
         return None
 
 
+def exists(path: Path) -> bool:
+    """Tell whether something is there; what may not be looked at is not."""
+    try:
+        path.stat()
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def printable(text: str) -> str:
+    """Return a name from outside with everything odd shown as `?`, at most 64 characters."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)[:MAX_NAME_CHARS]
+
+
 def read_word(path: Path) -> str:
     """Return a name or word as printable text of at most 64 characters, or "" when there is none."""
     try:
         text = read_bytes(path).split(b"\x00", 1)[0].decode("utf-8", "replace").strip()
     except SensorFileError:
         return ""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)[:MAX_NAME_CHARS]
+    return printable(text)
 
 
 @dataclass(frozen=True)

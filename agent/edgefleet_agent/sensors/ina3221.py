@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from edgefleet_agent.sensors.boards import FEEDS, INCLUDES, canonical
-from edgefleet_agent.sensors.files import list_numbered, read_word, real, try_int
+from edgefleet_agent.sensors.files import exists, list_numbered, read_word, real, try_int
 from edgefleet_agent.sensors.hwmon import Chips, readable_problem
 from edgefleet_agent.sensors.rails import FileProduct, Found, Rail
 from edgefleet_contract.profile import RailKind
@@ -78,7 +78,7 @@ def _hwmon_rails(folder: Path, address: str, notes: list[str]) -> Iterator[Rail]
     for channel in _CHANNELS:
         label = read_word(folder / f"in{channel}_label")
         files = (folder / f"in{channel}_input", folder / f"curr{channel}_input")
-        if not label and not any(path.exists() for path in files):
+        if not label and not any(exists(path) for path in files):
             continue
         if _UNUSED.fullmatch(label):
             continue
@@ -121,7 +121,7 @@ def _iio_rails(folder: Path, address: str, notes: list[str]) -> Iterator[Rail]:
     for channel in _IIO_CHANNELS:
         label = read_word(folder / f"rail_name_{channel}")
         power = folder / f"in_power{channel}_input"
-        if not power.exists() or _UNUSED.fullmatch(label):
+        if not exists(power) or _UNUSED.fullmatch(label):
             continue
         if not label:
             notes.append(f"{address} channel {channel} has no name: what it feeds is not known")

@@ -12,7 +12,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from edgefleet_agent.sensors.files import SensorFileError, list_numbered, read_int, read_word, try_int
+from edgefleet_agent.sensors.files import (
+    SensorFileError,
+    exists,
+    list_numbered,
+    printable,
+    read_int,
+    read_word,
+    try_int,
+)
 from edgefleet_agent.sensors.rails import NEVER_RUN, Call, Found, Rail
 from edgefleet_contract.profile import RailKind
 
@@ -28,7 +36,7 @@ _MILLIVOLTS = (1_500, 100_000)
 def supply_names(sysfs_root: Path) -> frozenset[str]:
     """Return the names of all power supplies."""
     entries = list_numbered(sysfs_root / "class/power_supply", _ANY, limit_n=MAX_SUPPLIES).entries
-    return frozenset(path.name for _, path in entries)
+    return frozenset(printable(path.name) for _, path in entries)
 
 
 def find_batteries(sysfs_root: Path) -> Found:
@@ -44,7 +52,7 @@ def find_batteries(sysfs_root: Path) -> Found:
         if kind.lower() != "battery":
             continue
         if try_int(folder / "present") == 0:
-            notes.append(f"{folder.name} is an empty battery bay")
+            notes.append(f"{printable(folder.name)} is an empty battery bay")
             continue
         rails.append(_rail(folder))
     charger = _charger_online(listing.entries)
@@ -60,7 +68,7 @@ def _charger_online(entries: Sequence[tuple[int, Path]]) -> str | None:
     for _, folder in entries:
         kind, scope = read_word(folder / "type").lower(), read_word(folder / "scope").lower()
         if kind and kind not in {"battery", "ups"} and scope != "device" and (try_int(folder / "online") or 0) > 0:
-            return folder.name
+            return printable(folder.name)
     return None
 
 
@@ -70,12 +78,12 @@ def _rail(folder: Path) -> Rail:
     problem = draw.problem()
     average = draw.source_name in {"power_avg", "current_avg"}
     return Rail(
-        name=folder.name,
+        name=printable(folder.name),
         family="battery",
         scope="peripheral" if peripheral else "device",
         kind=RailKind.AVERAGE if average else RailKind.INSTANT,
         source=Call(draw.watts),
-        sensor=f"power_supply {folder.name} {draw.source_name or ''}".strip(),
+        sensor=f"power_supply {printable(folder.name)} {draw.source_name or ''}".strip(),
         feeds=("a peripheral's own battery" if peripheral else "the whole device, while on battery") + f"; {NEVER_RUN}",
         problem=problem,
         inferred=draw.inferred if problem is None else None,
@@ -87,8 +95,9 @@ class _Draw:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._name = printable(folder.name)
         names = ("power_now", "power_avg", "current_now", "current_avg")
-        self.source_name = next((name for name in names if (folder / name).exists()), None)
+        self.source_name = next((name for name in names if exists(folder / name)), None)
         self.inferred: str | None = None
         self._counts_per_ampere: int | None = None
 
@@ -104,12 +113,10 @@ class _Draw:
         """Return the draw. Raises SensorFileError while charging, on mains, or when the unit cannot be told."""
         state = read_word(self._folder / "status").lower()
         if state != "discharging":
-            msg = (
-                f"{self._folder.name} is {state or 'in no known state'}: only a discharging battery shows what is drawn"
-            )
+            msg = f"{self._name} is {state or 'in no known state'}: only a discharging battery shows what is drawn"
             raise SensorFileError(msg)
         if self.source_name is None:
-            msg = f"{self._folder.name} tells neither power nor current"
+            msg = f"{self._name} tells neither power nor current"
             raise SensorFileError(msg)
         number = abs(read_int(self._folder / self.source_name))
         if self.source_name.startswith("power"):
@@ -132,7 +139,7 @@ class _Draw:
             msg = f"{self.source_name} holds {number}: its unit cannot be told ({shown})"
             raise SensorFileError(msg)
         if possible == ["mA"]:
-            self.inferred = f"{self.source_name} of {self._folder.name} is taken as mA: the kernel's uA is not possible"
+            self.inferred = f"{self.source_name} of {self._name} is taken as mA: the kernel's uA is not possible"
         return units[possible[0]]
 
 

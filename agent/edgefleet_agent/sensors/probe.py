@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -121,9 +122,9 @@ def _vcgencmd(root: Path, board: str | None, *, live: bool) -> Vcgencmd:
 def _unique(rails: Iterable[Rail]) -> list[Rail]:
     """Return the rails with names that occur twice made different by their sensor, at most 128 characters."""
     rails = list(rails)
-    names = [rail.name for rail in rails]
+    times = Counter(rail.name for rail in rails)
     return [
-        replace(rail, name=(rail.name if names.count(rail.name) == 1 else f"{rail.name} ({rail.sensor})")[:128])
+        replace(rail, name=(rail.name if times[rail.name] == 1 else f"{rail.name} ({rail.sensor})")[:128])
         for rail in rails
     ]
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from edgefleet_agent.sensors.files import list_numbered, read_word, try_int
+from edgefleet_agent.sensors.files import list_numbered, read_word, real, try_int
 from edgefleet_agent.sensors.hwmon import readable_problem
 from edgefleet_agent.sensors.rails import NEVER_RUN, FileProduct, Found, Rail
 from edgefleet_contract.profile import RailKind
@@ -21,6 +21,7 @@ from edgefleet_contract.profile import RailKind
 _ZONE = re.compile(r"(?:intel-rapl|amd-rapl)(?:-mmio)?:([0-9]{1,4})(?::[0-9]{1,4})*")
 _CONTROL = re.compile(r"(?:intel-rapl|amd-rapl)(?:-mmio)?()")
 _MAX_DEPTH = 3
+MAX_ZONES = 256
 _MICRO = 1_000_000
 _REFRESH_S = 1e-3
 """The counters are renewed about every millisecond (Intel SDM volume 3B, 15.10)."""
@@ -28,26 +29,42 @@ _REFRESH_S = 1e-3
 
 def find_rapl(sysfs_root: Path) -> Found:
     """Return the energy counters of the processors, packages first."""
-    zones: dict[str, Path] = {}
+    zones = _Zones()
     cut = _collect(sysfs_root / "class/powercap", zones, 0)
     for below in ("intel-rapl", "intel-rapl-mmio"):
         cut |= _collect(sysfs_root / "devices/virtual/powercap" / below, zones, 0)
     notes = ["more powercap zones than are looked at"] if cut else []
-    kept, dropped = _without_mmio(zones)
+    kept, dropped = _without_mmio(zones.by_identity)
     if dropped:
         notes.append(f"{', '.join(dropped)}: the memory-mapped view of a package that is already there")
-    rails = [_rail(identity, folder, kept) for identity, folder in kept.items() if (folder / "energy_uj").exists()]
+    rails = [_rail(identity, folder, kept) for identity, folder in kept.items()]
     return Found(_with_includes(rails), tuple(notes))
 
 
-def _collect(folder: Path, zones: dict[str, Path], depth: int) -> bool:
+@dataclass
+class _Zones:
+    """Zones by identity, each folder once, by whatever link it is reached."""
+
+    by_identity: dict[str, Path] = field(default_factory=dict)
+    seen: set[str] = field(default_factory=set)
+
+    def add(self, zone: Path) -> bool:
+        """Add a zone; return whether there is room for more."""
+        if len(self.by_identity) >= MAX_ZONES:
+            return False
+        if (folder := real(zone)) not in self.seen:
+            self.seen.add(folder)
+            self.by_identity.setdefault(zone.name, zone)
+        return True
+
+
+def _collect(folder: Path, zones: _Zones, depth: int) -> bool:
     """Add the zones of a folder and of those in it; return whether some were cut."""
     listing = list_numbered(folder, _ZONE, limit_n=256)
     cut = listing.cut
     for _, zone in listing.entries:
-        if len(zones) >= 256:
+        if not zones.add(zone):
             return True
-        zones.setdefault(zone.name, zone)
         if depth < _MAX_DEPTH:
             cut |= _collect(zone, zones, depth + 1)
     if depth == 0:
@@ -95,8 +112,18 @@ def _rail(identity: str, folder: Path, zones: dict[str, Path]) -> Rail:
         range_n=range_uj if range_uj is not None and range_uj > 0 else None,
         refresh_s=_REFRESH_S,
         group=top,
-        problem=readable_problem((folder / "energy_uj",)),
+        problem=_problem(folder / "energy_uj", range_uj),
     )
+
+
+def _problem(path: Path, range_uj: int | None) -> str | None:
+    unreadable = readable_problem((path,))
+    if unreadable is not None:
+        return unreadable
+    count = try_int(path)
+    if count is None or count < 0 or (range_uj and count > range_uj):
+        return f"energy_uj holds {count}, outside its range of {range_uj}"
+    return None
 
 
 def _scope(word: str) -> tuple[str, str]:

@@ -9,7 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 
-from edgefleet_agent.sensors.files import MAX_DIGITS, SensorFileError, open_attribute, parse_int
+from edgefleet_agent.sensors.files import MAX_PLAIN_DIGITS, SensorFileError, open_attribute, parse_int
 from edgefleet_agent.sensors.rails import MAX_WATTS, Call, Rail
 from edgefleet_contract.profile import RailKind
 
@@ -58,7 +58,7 @@ class RailReader:
             # The quick way for plain digits; everything else goes through the strict parser.
             row: list[int | float] = [
                 int(digits)
-                if (digits := pread(descriptor, _READ_BYTES, 0).rstrip()).isdigit() and len(digits) <= MAX_DIGITS
+                if (digits := pread(descriptor, _READ_BYTES, 0).rstrip()).isdigit() and len(digits) <= MAX_PLAIN_DIGITS
                 else parse_int(digits)
                 for descriptor in self._descriptors
             ]

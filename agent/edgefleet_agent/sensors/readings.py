@@ -56,6 +56,8 @@ def _total(total: Total, values: Values) -> TotalReading:
     if not total.rails:
         return TotalReading(status="none", reason=clip_reason(total.reason or "no power sensor on this device"))
     watts, joules, problem = _sums(total, values)
+    if problem and not (watts or joules or total.kind == "mixed"):
+        return TotalReading(status="none", reason=problem)
     return TotalReading.model_validate(
         {
             "status": "modelled" if total.modelled else "available",
@@ -81,4 +83,4 @@ def _sums(total: Total, values: Values) -> tuple[float | None, float | None, str
     counts = [value for rail, value in taken if rail.kind is RailKind.COUNTER and isinstance(value, float)]
     if powers and counts:
         return None, None, "counters and power rails add up only over time: two readings of the counters are needed"
-    return (math.fsum(powers) if powers else None, math.fsum(counts) if counts else None, None)
+    return (round(math.fsum(powers), 9) if powers else None, round(math.fsum(counts), 9) if counts else None, None)

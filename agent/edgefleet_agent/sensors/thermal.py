@@ -7,7 +7,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from edgefleet_agent.sensors.files import SensorFileError, list_numbered, read_int, read_word, try_int
+from edgefleet_agent.sensors.files import (
+    SensorFileError,
+    exists,
+    list_numbered,
+    printable,
+    read_int,
+    read_word,
+    try_int,
+)
 from edgefleet_agent.sensors.hwmon import Chips
 from edgefleet_agent.sensors.pi import Vcgencmd, read_throttled
 from edgefleet_contract.profile import CoolingReading, FrequencyReading, TemperatureReading, ThrottleFlag
@@ -107,16 +115,16 @@ def _frequencies(sysfs_root: Path) -> tuple[FrequencyReading, ...]:
             max_mhz=_scaled(folder / "scaling_max_freq", _MILLI),
         )
         for _, folder in list_numbered(sysfs_root / "devices/system/cpu/cpufreq", _POLICY, limit_n=MAX_CLOCKS).entries
-        if (folder / "scaling_cur_freq").exists()
+        if exists(folder / "scaling_cur_freq")
     ]
     found += [
         FrequencyReading(
-            name=f"devfreq {folder.name}"[:128],
+            name=f"devfreq {printable(folder.name)}",
             mhz=_scaled(folder / "cur_freq", 1_000_000),
             max_mhz=_scaled(folder / "max_freq", 1_000_000),
         )
         for _, folder in list_numbered(sysfs_root / "class/devfreq", _DEVFREQ, limit_n=MAX_CLOCKS).entries
-        if (folder / "cur_freq").exists()
+        if exists(folder / "cur_freq")
     ]
     return tuple(found[:MAX_CLOCKS])
 
