@@ -80,7 +80,9 @@ class Checker:
     def _key(
         self, name: str, spec: ModelSpec, preprocess: Mapping[str, InputTransform], files: Mapping[str, FileRef]
     ) -> str:
-        described = spec.model_dump(mode="json", include={"samples", "calibration", "metric", "task", "license"})
+        described = spec.model_dump(
+            mode="json", include={"samples", "calibration", "metric", "task", "license", "dynamic"}
+        )
         contents = {path: _file(name, path, files).digest for path in _paths(spec)}
         transforms = {each: transform.model_dump(mode="json") for each, transform in preprocess.items()}
         parts = {"model": name, "spec": described, "preprocess": transforms, "source": spec.source, "files": contents}
@@ -111,6 +113,7 @@ class Checker:
                 if spec.calibration
                 else None,
                 preprocess=preprocess,
+                dynamic=spec.dynamic,
                 top1=_is_top1(spec),
                 out_dir=folder,
             )
@@ -125,6 +128,7 @@ class Checker:
                 calibration=self._blobs.put_file(work / CALIBRATION_FILE),
                 samples_record=answer.samples,
                 preprocess=preprocess,
+                dynamic=spec.dynamic,
                 task=spec.task,
                 license=spec.license,
             )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from edgefleet_controller.compile import onnx_check, preprocess, samples, session, split
+from edgefleet_controller.compile import ingest_behaviour as behaviour
+from edgefleet_controller.compile import onnx_check, preprocess, samples, shapes, split
 from edgefleet_controller.compile.fault import CompileFaultError
 from edgefleet_controller.compile.protocol import IngestAnswer, IngestRequest, ModelRecord, SamplesRecord
 from edgefleet_controller.compile.samples import Samples
@@ -21,11 +22,17 @@ def ingest(request: IngestRequest) -> IngestAnswer:
         CompileFaultError: the model or its samples are not usable; nothing of worth was written.
     """
     source = Path(request.source)
-    record = onnx_check.record(onnx_check.load(source), _digest(source))
+    model = onnx_check.load(source)
+    record = onnx_check.record(model, _digest(source))
+    onnx_check.check_weights(model)
     samples.check_preprocess(record.inputs, request.preprocess)
     given = samples.load(request.samples, record.inputs, request.preprocess, "samples", top1=request.top1)
     samples.check_classes(given.labels, record.outputs)
-    output_bytes = _try_one(source, given, record, request)
+    first = next(preprocess.batches(given.arrays, record.inputs, request.preprocess))
+    fault = shapes.dynamic_fault(record.inputs, {name: each.shape for name, each in first.items()}, request.dynamic)
+    if fault is not None:
+        raise CompileFaultError("dynamic", fault)
+    output_bytes = behaviour.try_samples(model, source, given, record, request.preprocess)
     golden, calibration, overlaps = _divide(request, record, given, output_bytes)
     golden.write(Path(request.out_dir, SAMPLES_FILE))
     calibration.write(Path(request.out_dir, CALIBRATION_FILE))
@@ -58,20 +65,9 @@ def _divide(
     if request.calibration is None:
         return golden, given.take(chosen.calibration), chosen.overlaps
     extra = samples.load(request.calibration, record.inputs, request.preprocess, "calibration", top1=False)
+    samples.check_calibration(given, extra)
     order = split.balanced_order(extra.count_n, None)[: min(split.MAX_GIVEN_CALIBRATION_N, limit_n)]
     return golden, extra.take(order), False
-
-
-def _try_one(source: Path, given: Samples, record: ModelRecord, request: IngestRequest) -> int:
-    """Run the first sample through the model; return the size of its outputs in bytes."""
-    runner = session.open_source(source)
-    feed = next(preprocess.batches(given.arrays, record.inputs, request.preprocess))
-    try:
-        return sum(output.nbytes for output in runner.run(feed))
-    except session.RUNTIME_ERRORS as error:
-        raise CompileFaultError(
-            "samples", f"do not run through the model: the first sample gives {session.short(error)}"
-        ) from error
 
 
 def _digest(path: Path) -> str:

@@ -52,6 +52,7 @@ def build_key(
     samples: str,
     calibration: str,
     preprocess: Mapping[str, InputTransform],
+    dynamic: Mapping[str, Mapping[str, tuple[int, int, int]]],
     task: str | None,
     license: str | None,  # noqa: A002 - the field's name
     samples_level: str,
@@ -68,6 +69,7 @@ def build_key(
                 "samples": samples,
                 "calibration": calibration,
                 "preprocess": {name: transform.model_dump(mode="json") for name, transform in preprocess.items()},
+                "dynamic": {name: dict(axes) for name, axes in dynamic.items()},
                 "task": task,
                 "license": license,
                 "samples_level": samples_level,

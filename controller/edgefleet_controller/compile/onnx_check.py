@@ -6,8 +6,11 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import onnx
+import onnx.numpy_helper
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # it ships no types
 
 from edgefleet_contract.artifact import Dim, TensorSpec
@@ -72,6 +75,9 @@ def record(model: onnx.ModelProto, source: str) -> ModelRecord:
     )
 
 
+_MULTIPLIERS = frozenset(
+    {"Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization", "LayerNormalization", "LSTM", "GRU", "RNN"}
+)
 _QUANTISED_OPERATORS = ("QLinear", "QGemm", "QAttention", "ConvInteger", "MatMulInteger", "MatMulNBits")
 
 
@@ -200,6 +206,53 @@ def inner_graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
                 inner = [attribute.g] if attribute.HasField("g") else list(attribute.graphs)
                 pending += inner
                 yield from inner
+
+
+def all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """Yield every node of a graph, inner graphs included."""
+    return _nodes(graph)
+
+
+def check_weights(model: onnx.ModelProto) -> None:
+    """Refuse weights that hold NaN, or infinity where they are multiplied.
+
+    An infinity elsewhere is a mask: exporters write attention masks so.
+
+    Raises:
+        CompileFaultError: with the tensor and the node that reads it.
+    """
+    readers: dict[str, onnx.NodeProto] = {}
+    for node in _nodes(model.graph):
+        for name in node.input:
+            readers.setdefault(name, node)
+    for tensor, name in _named_tensors(model.graph):
+        values = _floats(tensor)
+        if values is None:
+            continue
+        node = readers.get(name)
+        multiplied = node is not None and node.op_type in _MULTIPLIERS
+        bad_n = int(np.isnan(values).sum() + (np.isinf(values).sum() if multiplied else 0))
+        if bad_n:
+            where = f" of node {node.name or node.output[0]!r} ({node.op_type})" if node is not None else ""
+            raise _fault(
+                f"holds NaN or infinity in {bad_n} of {values.size} values of weight {name!r}{where}",
+                "train or export it again; such a model answers nothing",
+            )
+
+
+def _floats(tensor: onnx.TensorProto) -> np.ndarray[Any, Any] | None:
+    if tensor.data_type not in {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE}:
+        return None
+    return np.asarray(onnx.numpy_helper.to_array(tensor))
+
+
+def _named_tensors(graph: onnx.GraphProto) -> Iterator[tuple[onnx.TensorProto, str]]:
+    """Yield every weight with the name nodes read it by."""
+    for each in (graph, *inner_graphs(graph)):
+        yield from ((tensor, tensor.name) for tensor in each.initializer)
+        for node in each.node:
+            if node.op_type == "Constant" and node.output:
+                yield from ((a.t, node.output[0]) for a in node.attribute if a.HasField("t"))
 
 
 def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:

@@ -15,7 +15,9 @@ from edgefleet_contract.variant import VariantName
 
 Count = Annotated[int, Field(ge=0)]
 OptionValue = str | int | float | bool
-FaultPlace = Literal["source", "samples", "calibration", "preprocess", "labels", "variant"]
+FaultPlace = Literal["source", "samples", "calibration", "preprocess", "labels", "dynamic", "variant"]
+DynamicAxes = dict[TensorName, dict[str, tuple[int, int, int]]]
+"""Input → axis name → smallest, usual and largest size."""
 
 
 class SamplesFile(Record):
@@ -38,6 +40,7 @@ class IngestRequest(Record):
     samples: SamplesFile
     calibration: SamplesFile | None = None
     preprocess: dict[TensorName, InputTransform] = {}
+    dynamic: DynamicAxes = {}
     top1: bool
     """Whether labels, where there are some, must be class numbers."""
     out_dir: FilePath
@@ -91,6 +94,7 @@ class BuildRequest(Record):
     samples: FilePath
     calibration: FilePath
     preprocess: dict[TensorName, InputTransform] = {}
+    dynamic: DynamicAxes = {}
     out: FilePath
     work_dir: FilePath
     task: Task | None = None

@@ -12,7 +12,7 @@ from edgefleet_contract.desired import Candidate
 from edgefleet_contract.evidence import Task, Verdict
 from edgefleet_contract.report import Tried
 from edgefleet_contract.variant import VariantName
-from edgefleet_controller.compile.protocol import ModelRecord, SamplesRecord
+from edgefleet_controller.compile.protocol import DynamicAxes, ModelRecord, SamplesRecord
 
 DurationS = Annotated[float, Field(ge=0)]
 
@@ -26,6 +26,7 @@ class CheckedModel(Record):
     calibration: Digest
     samples_record: SamplesRecord
     preprocess: dict[TensorName, InputTransform] = {}
+    dynamic: DynamicAxes = {}
     task: Task | None = None
     license: str | None = None
     samples_level: Literal["real", "random"] = "real"

@@ -18,6 +18,8 @@ from edgefleet_controller.compile.protocol import FaultPlace, SamplesFile
 from edgefleet_controller.compile.split import Indices
 
 LABELS = "labels"
+_MAX_SCALE = 100.0
+"""How much larger or smaller than the samples calibration samples may be: 0 to 255 against 0 to 1 is beyond."""
 Role = Literal["samples", "calibration"]
 Transforms = Mapping[str, InputTransform]
 
@@ -189,6 +191,30 @@ def _labels(array: Array, name: str, count_n: int, *, top1: bool) -> Indices | N
             "labels", f"array {name!r} must hold one class number (integer) for each sample for top1; got {got}"
         )
     return flat[:, 0].astype(np.int64)
+
+
+def check_calibration(given: Samples, calibration: Samples) -> None:
+    """Refuse calibration samples that are one single value, or of another scale than the samples.
+
+    Raises:
+        CompileFaultError: with both ranges.
+    """
+    for name, array in calibration.arrays.items():
+        theirs = given.arrays[name]
+        if array.dtype.kind != "f" and array.dtype != theirs.dtype:
+            continue
+        low, high = float(array.min()), float(array.max())
+        wanted_low, wanted_high = float(theirs.min()), float(theirs.max())
+        if low == high and wanted_low < wanted_high:
+            raise CompileFaultError("calibration", f"array {name!r} holds the one value {low:g} everywhere")
+        ours, wanted = max(abs(low), abs(high)), max(abs(wanted_low), abs(wanted_high))
+        if array.dtype.kind == "f" and not wanted / _MAX_SCALE <= ours <= wanted * _MAX_SCALE:
+            raise CompileFaultError(
+                "calibration",
+                f"array {name!r} runs from {low:g} to {high:g}, the samples from {wanted_low:g} to {wanted_high:g}: "
+                "ranges measured on them would fit nothing",
+                next_step="scale both alike; the declared preprocess is applied to both",
+            )
 
 
 def check_classes(labels: Indices | None, outputs: tuple[TensorSpec, ...]) -> None:

@@ -8,7 +8,7 @@ gives its elements whole, for inputs without a batch axis.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from edgefleet_contract.artifact import Dim, InputTransform, Layout, TensorSpec
 
@@ -84,6 +84,34 @@ def dtype_fault(given: str, wanted: str, transform: InputTransform | None) -> st
 
 def _kind(dtype: str) -> str:
     return next((kind for kind in ("float", "uint", "int") if dtype.startswith(kind)), "other").removeprefix("u")
+
+
+def dynamic_fault(
+    specs: Sequence[TensorSpec],
+    sizes: Mapping[str, Shape],
+    dynamic: Mapping[str, Mapping[str, tuple[int, int, int]]],
+) -> str | None:
+    """Return what is wrong with the sizes a manifest gives for dynamic axes, or None.
+
+    Args:
+        specs: the model's inputs.
+        sizes: the shape one sample has as a model input, by input.
+        dynamic: input → axis name → smallest, usual and largest size.
+    """
+    by_name = {spec.name: spec for spec in specs}
+    for name, axes in dynamic.items():
+        if name not in by_name:
+            return f"names input {name!r}; the model has {', '.join(map(repr, by_name))}{near(name, by_name)}"
+        named = {dim: size for dim, size in zip(by_name[name].shape, sizes[name], strict=True) if isinstance(dim, str)}
+        for axis, (smallest, _, largest) in axes.items():
+            if axis not in named:
+                has = ", ".join(map(repr, named)) or "none"
+                return f"names axis {axis!r} of input {name!r}; its dynamic axes are {has}{near(axis, named)}"
+            if not smallest <= named[axis] <= largest:
+                return (
+                    f"gives axis {axis!r} of input {name!r} sizes {smallest} to {largest}; samples have {named[axis]}"
+                )
+    return None
 
 
 def shape_fault(shape: Shape, spec: TensorSpec) -> str | None:

@@ -62,11 +62,11 @@ def wide_range(spread: float = 3000.0) -> Model:
         tensor("body", generator.normal(size=(32, 32, 3, 3)) * 0.1),
         tensor("head", generator.normal(size=(512, 6))),
     ]
-    shapes: Any = ({"image": ["n", 8, 8, 8]}, {"logits": ["n", 6]})
-    biased = model_of(nodes, *shapes, [*weights, tensor("bias", np.zeros(6))])
+    inputs, outputs = {"image": ["n", 8, 8, 8]}, {"logits": ["n", 6]}
+    biased = model_of(nodes, inputs, outputs, [*weights, tensor("bias", np.zeros(6))])
     images = generator.normal(size=(64, 8, 8, 8)).astype(np.float32)
     middle = Session(biased.SerializeToString()).run({"image": images})[0].mean(axis=0)
-    return model_of(nodes, *shapes, [*weights, tensor("bias", -middle)])
+    return model_of(nodes, inputs, outputs, [*weights, tensor("bias", -middle)])
 
 
 def outlier_transformer(outlier: float = 60.0, width: int = 32, length: int = 6) -> Model:
@@ -85,7 +85,7 @@ def outlier_transformer(outlier: float = 60.0, width: int = 32, length: int = 6)
              "up": (width, 4 * width), "down": (4 * width, width)}  # fmt: skip
     weights = [tensor(name, weight(*shape)) for name, shape in names.items()]
     weights += [tensor("scale", scale), tensor("zeros", np.zeros(width)), tensor("root", width**0.5)]
-    norm = {"axis": -1, "epsilon": 1e-5}
+    norm: Any = {"axis": -1, "epsilon": 1e-5}
     nodes = [
         helper.make_node("LayerNormalization", ["x", "scale", "zeros"], ["h"], name="norm1", **norm),
         *[helper.make_node("MatMul", ["h", each], [f"{each}s"], name=each) for each in ("query", "key", "value")],

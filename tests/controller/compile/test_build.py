@@ -137,7 +137,7 @@ def test_builders_of_two_processes_share_the_lock(bench: Any, checked: CheckedMo
 def test_what_this_version_cannot_build_is_unsupported_and_costs_nothing(
     bench: Any, checked: CheckedModel, fake: FakeSteps
 ) -> None:
-    answer = bench.builder.build(checked, "tflite/xnnpack/int8")
+    answer = bench.builder.build(checked, "ort/coreml/int8")
     assert (answer.tried.verdict, answer.key) == (Verdict.UNSUPPORTED, None)
     assert fake.calls["build"] == 0
 

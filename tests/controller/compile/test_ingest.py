@@ -336,7 +336,7 @@ def test_few_samples_serve_for_both_and_it_is_said(ask: Ask) -> None:
 
 
 def test_given_calibration_samples_leave_all_samples_golden(ask: Ask) -> None:
-    answer = ask(calibration={"x": np.ones((7, 4), np.float32)})
+    answer = ask(calibration={"x": np.eye(7, 4, dtype=np.float32)})
     assert (answer.samples.golden_n, answer.samples.calibration_n) == (80, 7)
 
 

@@ -69,6 +69,7 @@ PARTS: dict[str, Any] = {
     "samples": "sha256:2",
     "calibration": "sha256:3",
     "preprocess": {"x": InputTransform()},
+    "dynamic": {},
     "license": None,
     "samples_level": "real",
     "task": None,
@@ -79,7 +80,12 @@ PARTS: dict[str, Any] = {
 
 @pytest.mark.parametrize("part", list(PARTS))
 def test_the_build_key_changes_with_every_part(part: str) -> None:
-    other = {"preprocess": {"x": InputTransform(scale=2.0)}, "tools": {"onnx": "2"}}.get(part, "other")
+    others = {
+        "preprocess": {"x": InputTransform(scale=2.0)},
+        "dynamic": {"x": {"n": (1, 1, 2)}},
+        "tools": {"onnx": "2"},
+    }
+    other = others.get(part, "other")
     assert key.build_key(**PARTS) == key.build_key(**PARTS)
     assert key.build_key(**PARTS) != key.build_key(**{**PARTS, part: other})
 
