@@ -1,0 +1,92 @@
+"""Run a model on a few samples and refuse what no artifact of it could be judged by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from edgefleet_controller.compile import onnx_check, preprocess, session, shapes
+from edgefleet_controller.compile.fault import CompileFaultError
+from edgefleet_controller.compile.npz import Array, Arrays
+from edgefleet_controller.compile.protocol import ModelRecord
+from edgefleet_controller.compile.samples import Samples, Transforms
+
+_TRIED_N = 4
+_RANDOM = frozenset(
+    {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli", "Dropout"}
+)
+
+
+def try_samples(
+    model: onnx.ModelProto, source: Path, given: Samples, record: ModelRecord, transforms: Transforms
+) -> int:
+    """Run the first samples through a model; return the size of one sample's outputs in bytes.
+
+    Raises:
+        CompileFaultError: they do not run; two runs of one sample differ (nondeterministic); outputs are NaN for every
+            sample; or the shape of an output depends on the data.
+    """
+    runner = session.open_source(source)
+    feeds = list(islice(preprocess.batches(given.arrays, record.inputs, transforms), _TRIED_N))
+    runs = [_run(runner, feed, index) for index, feed in enumerate(feeds)]
+    _check_repeats(model, runner.output_names, runs[0], _run(runner, feeds[0], 0))
+    _check_shapes(runner.output_names, runs)
+    _check_numbers(runner.output_names, runs)
+    return sum(output.nbytes for output in runs[0])
+
+
+def _run(runner: session.Session, feed: Arrays, index: int) -> list[Array]:
+    try:
+        return runner.run(feed)
+    except session.RUNTIME_ERRORS as error:
+        which = "the first sample" if index == 0 else f"sample {index}"
+        raise CompileFaultError(
+            "samples", f"do not run through the model: {which} gives {session.short(error)}"
+        ) from error
+
+
+def _check_repeats(
+    model: onnx.ModelProto, names: Sequence[str], first: Sequence[Array], again: Sequence[Array]
+) -> None:
+    for name, left, right in zip(names, first, again, strict=True):
+        if left.shape == right.shape and np.array_equal(left, right, equal_nan=left.dtype.kind == "f"):
+            continue
+        drawn = [
+            f"{node.name or node.output[0]!r} ({node.op_type})"
+            for node in onnx_check.all_nodes(model.graph)
+            if node.op_type in _RANDOM
+        ]
+        cause = f"; nodes that draw at random: {', '.join(drawn[:5])}" if drawn else ""
+        raise CompileFaultError(
+            "source",
+            f"is nondeterministic: two runs of one sample give unlike outputs {name!r}{cause}",
+            next_step="export it for inference (without dropout), or make the random tensor an input",
+        )
+
+
+def _check_shapes(names: Sequence[str], runs: Sequence[Sequence[Array]]) -> None:
+    for index, run in enumerate(runs[1:], start=1):
+        for name, left, right in zip(names, runs[0], run, strict=True):
+            if left.shape != right.shape:
+                raise CompileFaultError(
+                    "source",
+                    f"has an output whose shape depends on the data: {name!r} is {shapes.shown(left.shape)} for the "
+                    f"first sample and {shapes.shown(right.shape)} for sample {index}",
+                    next_step="end it before the operator that selects (NonZero, NonMaxSuppression, Unique, …), or pad "
+                    "its result to a fixed size",
+                )
+
+
+def _check_numbers(names: Sequence[str], runs: Sequence[Sequence[Array]]) -> None:
+    for place, name in enumerate(names):
+        outputs = [run[place] for run in runs]
+        if all(each.dtype.kind == "f" and each.size and np.isnan(each).all() for each in outputs):
+            raise CompileFaultError(
+                "source",
+                f"gives nothing but NaN in output {name!r} for the first {len(outputs)} samples",
+                next_step="check the preprocessing and the export: nothing can be judged by such outputs",
+            )
