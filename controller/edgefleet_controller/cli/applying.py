@@ -77,6 +77,11 @@ class Prepared:
         refs = {name: FileRef(digest=file.digest, size_bytes=file.size_bytes) for name, file in self.files.items()}
         return ApplyRequest(manifest=self.loaded.manifest, files=refs, prune=prune)
 
+    def send(self, api: FleetApi) -> None:
+        """Bring the controller the files it lacks: it looks into them before it plans or applies."""
+        with progress_view() as view:
+            _send_files(api, self.files, view)
+
 
 def prepare(file: Path) -> Prepared:
     """Load and check a manifest and its files; nothing is sent. Raises ManifestError."""
@@ -89,6 +94,7 @@ def run_plan(settings: Settings, file: Path, *, prune: bool) -> PlanResult:
     """Return what an apply would do. Raises EdgefleetError as `run_apply`."""
     prepared = prepare(file)
     with session(settings, file, f"fleet plan {file}") as live, located(prepared.loaded):
+        prepared.send(live.api)
         return live.api.plan(prepared.request(prune=prune))
 
 
@@ -142,10 +148,9 @@ class _Run:
             raise UserInputError(msg, next_step="type fleet up in another terminal, or leave --no-wait out")
         request = self._prepared.request(prune=options.prune)
         with located(self._prepared.loaded):
+            self._prepared.send(live.api)
             if options.prune and not options.yes:
                 _confirm_removals(live.api.plan(request))
-            with progress_view() as view:
-                _send_files(live.api, self._prepared.files, view)
             return live.api.apply(request)
 
     def _follow(self, live: Session, revision: int) -> ExitCode | None:

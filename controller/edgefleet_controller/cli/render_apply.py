@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from edgefleet_contract.evidence import Verdict
 from edgefleet_contract.report import DeviceState
 from edgefleet_contract.units import format_share
 from edgefleet_controller.api import DeviceModelRow, Phase, RevisionStatus
@@ -177,8 +178,16 @@ def _refusal(row: DeviceModelRow) -> list[str]:
     return [
         f"{_place(row)}: refused: {row.reason or 'no variant of the chain qualified'}",
         *[f"  {one.variant}: {one.verdict.value}: {one.reason}" for one in row.tried],
-        f"  next: fleet evidence --device {row.device} --model {row.model}",
+        f"  next: {_where_to_look(row)}",
     ]
+
+
+def _where_to_look(row: DeviceModelRow) -> str:
+    """Return the command that says more: of trials there is evidence; before one, of builds or of the device."""
+    verdicts = {one.verdict for one in row.tried}
+    if not row.tried or verdicts - {Verdict.UNSUPPORTED, Verdict.BUILD_FAILED}:
+        return f"fleet evidence --device {row.device} --model {row.model}"
+    return "fleet query builds" if Verdict.BUILD_FAILED in verdicts else f"fleet devices show {row.device}"
 
 
 def _place(row: DeviceModelRow) -> str:

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from edgefleet_contract.errors import TransportError, UserInputError
+from edgefleet_contract.evidence import Verdict
+from edgefleet_contract.report import Tried
 from edgefleet_controller import api
 from edgefleet_controller.api import DeviceModelRow, ExitCode, Phase, ProgressEvent, RevisionStatus
 from edgefleet_controller.cli.applying import _send_files, prepare
@@ -303,6 +305,24 @@ def test_a_refusal_names_device_model_measured_value_limit_and_next_command(
     assert "next: fleet evidence --device kiosk-1 --model lite0" in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("verdicts", "command"),
+    [
+        (["unsupported"], "fleet devices show kiosk-1"),
+        (["unsupported", "build-failed"], "fleet query builds"),
+        (["unsupported", "crashed"], "fleet evidence --device kiosk-1 --model lite0"),
+        ([], "fleet evidence --device kiosk-1 --model lite0"),
+    ],
+)
+def test_the_next_command_shows_what_there_is_about_a_refusal(
+    cli: Cli, scripted: ScriptedApi, manifest: Path, refused_row: DeviceModelRow, verdicts: list[str], command: str
+) -> None:
+    tried = tuple(Tried(variant="ort/cpu/fp32", verdict=Verdict(verdict), reason="why") for verdict in verdicts)
+    row = refused_row.model_copy(update={"tried": tried})
+    scripted.revisions = [api.RevisionStatus(revision=3, phase=Phase.FAILED, exit_code=3, devices=(row,))]
+    assert f"next: {command}\n" in cli("apply", str(manifest)).stderr
+
+
 def removal(action: str) -> api.PlanResult:
     row = api.DeviceModelPlan(device="local", model="old", chain=(), action=action)
     return api.PlanResult(changed=True, builds=(), devices=(row,))
@@ -385,6 +405,18 @@ def test_a_plan_shows_builds_chain_bytes_and_what_is_skipped(
         assert text in result.stdout
     assert json.loads(cli("plan", str(manifest), "-o", "json").stdout)["devices"][0]["bytes_to_move"] == 2048
     assert scripted.asked("apply") == []
+
+
+@pytest.mark.parametrize("command", [["plan"], ["apply", "--prune"]])
+def test_a_plan_is_asked_for_after_the_files_it_looks_into_were_sent(
+    cli: Cli, scripted: ScriptedApi, manifest: Path, complete: RevisionStatus, command: list[str]
+) -> None:
+    scripted.script(api.PlanResult(changed=True, builds=(), devices=()))
+    scripted.revisions = [complete]
+    name, *options = command
+    assert cli(name, str(manifest), *options).exit_code == 0
+    order = [operation for operation, _ in scripted.calls if operation in {"put_blob", "plan"}]
+    assert order == ["put_blob", "put_blob", "plan"]
 
 
 @pytest.mark.parametrize(("changed", "code"), [(False, 0), (True, 2)])
