@@ -13,8 +13,10 @@ from edgefleet_agent.model_file import bare_variant, is_tflite
 from edgefleet_agent.outputs import make_feeder, run_samples
 from edgefleet_agent.preprocess import InputMismatchError
 from edgefleet_agent.qualify.clocks import real_clocks
-from edgefleet_agent.qualify.conditions import read_conditions
-from edgefleet_agent.qualify.latency import Start, measure_latency, require_single_stream
+from edgefleet_agent.qualify.conditions import pin, read_conditions
+from edgefleet_agent.qualify.latency import Start, measure_latency
+from edgefleet_agent.qualify.latency_query import make_query, profile_of
+from edgefleet_agent.qualify.scenario import samples_per_query
 from edgefleet_agent.qualify.trial import SPINNING, run_trial
 from edgefleet_agent.runtimes.base import Array, Session
 from edgefleet_agent.runtimes.mapped import mapped
@@ -95,7 +97,7 @@ def _compare(job: CompareJob) -> Answer:
 
 @do_job.register
 def _bench(job: BenchJob) -> BenchAnswer:
-    require_single_stream(job.latency.scenario)
+    pin(job.latency.cpus)
     samples = load_samples(Path(job.samples))
     named = bare_variant(Path(job.model))
     variant = parse_variant(named)
@@ -104,11 +106,15 @@ def _bench(job: BenchJob) -> BenchAnswer:
     session, load_ns = _timed(clocks.now_ns, lambda: open_model(Path(job.model), named, threads=job.latency.threads))
     if is_tflite(Path(job.model)):
         session = in_samples_order(session, samples, job.preprocess)
-    feeds = make_feeder(samples, session.inputs, job.preprocess).feeds(0)
+    feeder = make_feeder(samples, session.inputs, job.preprocess)
+    feeds = feeder.feeds(0)
     _, first_ns = _timed(clocks.now_ns, lambda: session.run(feeds))
+    query = make_query(session, feeder, samples_per_query(job.latency))
+    start = Start(load_ns, first_ns)
     latency = measure_latency(
-        session.bind(feeds), job.latency, start=Start(load_ns, first_ns), spinning=SPINNING, clocks=clocks
+        query.call, job.latency, start=start, spinning=SPINNING, clocks=clocks, samples_n=query.samples_n
     )
+    latency = latency.model_copy(update={"profile": profile_of(session, feeder, job.latency)})
     conditions = read_conditions(variant.runtime, runtime.version, threads=job.latency.threads, spinning=SPINNING)
     return BenchAnswer(latency=latency, conditions=conditions)
 

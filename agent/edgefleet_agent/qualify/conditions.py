@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Collection
+from pathlib import Path
+
 from edgefleet_agent import host
+from edgefleet_contract.errors import UserInputError
 from edgefleet_contract.evidence import Conditions
 
 
-def read_conditions(runtime: str, runtime_version: str, *, threads: int, spinning: bool) -> Conditions:
+def read_conditions(
+    runtime: str, runtime_version: str, *, threads: int, spinning: bool, sysfs_root: Path = Path("/sys")
+) -> Conditions:
     """Return what must be alike for two results to be compared."""
     return Conditions(
         arch=host.arch(),
@@ -17,5 +24,52 @@ def read_conditions(runtime: str, runtime_version: str, *, threads: int, spinnin
         runtime_version=runtime_version,
         threads=threads,
         agent_version=host.agent_version(),
-        extra={"distribution": host.distribution(), "spinning": str(spinning).lower()},
+        extra={
+            "distribution": host.distribution(),
+            "spinning": str(spinning).lower(),
+            "cpus": usable_cpus(),
+            **_governor(sysfs_root),
+        },
     )
+
+
+def pin(cpus: Collection[int]) -> None:
+    """Keep this process, and every thread it starts from now on, on these CPUs; none named: leave it as it is.
+
+    Raises:
+        UserInputError: one of them does not exist here, or may not be used.
+    """
+    if not cpus:
+        return
+    if not hasattr(os, "sched_setaffinity"):
+        msg = "this system does not pin processes to CPUs; leave `cpus` out"
+        raise UserInputError(msg)
+    allowed = os.sched_getaffinity(0)
+    if absent := sorted(set(cpus) - allowed):
+        msg = f"CPU {absent[0]} cannot be used here; this process may use {_ranges(allowed)}"
+        raise UserInputError(msg)
+    os.sched_setaffinity(0, cpus)
+
+
+def usable_cpus() -> str:
+    """Return the CPUs this process may use, as `0-3,6`; `any` where the system does not tell."""
+    return _ranges(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else "any"
+
+
+def _ranges(cpus: Collection[int]) -> str:
+    runs: list[list[int]] = []
+    for cpu in sorted(cpus):
+        if runs and cpu == runs[-1][1] + 1:
+            runs[-1][1] = cpu
+        else:
+            runs.append([cpu, cpu])
+    return ",".join(str(low) if low == high else f"{low}-{high}" for low, high in runs)
+
+
+def _governor(sysfs_root: Path) -> dict[str, str]:
+    """Return how the kernel chooses clock frequencies, where it does; virtual machines seldom tell."""
+    try:
+        text = (sysfs_root / "devices/system/cpu/cpu0/cpufreq/scaling_governor").read_text(encoding="ascii")
+    except (OSError, ValueError):
+        return {}
+    return {"governor": text.strip()[:64]}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from edgefleet_agent.qualify.steady import Trace, TraceKind
 from edgefleet_contract.evidence import LatencyVerdict, Percentiles
 from edgefleet_contract.units import format_share
 
@@ -49,12 +50,14 @@ def outside_cause(seen: Disturbance) -> str | None:
 
 def judge_latency_run(
     *,
-    enough: bool,
+    too_few: str | None,
     seen: Disturbance,
     raw: Percentiles,
     undisturbed: Percentiles | None,
-    drift: float,
-    undisturbed_drift: float,
+    level: Trace,
+    undisturbed_level: Trace,
+    overload: str | None = None,
+    unsure: str | None = None,
 ) -> tuple[LatencyVerdict, str | None]:
     """Return whether a run's figures may be believed, and why not.
 
@@ -62,29 +65,44 @@ def judge_latency_run(
     samples without it are steady.
 
     Args:
-        enough: whether the wanted number of samples was reached.
+        too_few: why there are too few samples to say anything; None when there are enough.
         seen: what disturbed the run.
         raw: figures of all samples.
         undisturbed: figures of samples without preemption; None when there are none.
-        drift: lasting change of the median over the run, of all samples.
-        undisturbed_drift: the same of samples without preemption.
+        level: what the level of all samples did over the run.
+        undisturbed_level: the same of samples without preemption.
+        overload: why queries could not be answered as fast as they came; None when they could.
+        unsure: why the percentile asked for has no interval, where nothing else explains it; None when it has one.
     """
-    if not enough:
-        return LatencyVerdict.INCONCLUSIVE, f"only {raw.n} inferences within the time allowed"
+    if too_few:
+        return LatencyVerdict.INCONCLUSIVE, too_few
     if cause := outside_cause(seen):
         return LatencyVerdict.CONTENDED, cause
-    if undisturbed_drift > MAX_DRIFT:
-        return LatencyVerdict.UNSTEADY, f"the median changed by {format_share(undisturbed_drift)} during the run"
-    if cause := _preemption(seen, raw, undisturbed, drift):
+    if overload:
+        return LatencyVerdict.UNSTEADY, overload
+    if change := _change(undisturbed_level):
+        return LatencyVerdict.UNSTEADY, change
+    if cause := _preemption(seen, raw, undisturbed, level):
         return LatencyVerdict.CONTENDED, cause
-    return LatencyVerdict.VALID, None
+    return (LatencyVerdict.INCONCLUSIVE, unsure) if unsure else (LatencyVerdict.VALID, None)
 
 
-def _preemption(seen: Disturbance, raw: Percentiles, undisturbed: Percentiles | None, drift: float) -> str | None:
+def _change(level: Trace) -> str | None:
+    """Return what a level did, in words; None where it stayed, and where there are too few samples to tell."""
+    if level.kind in {TraceKind.FLAT, TraceKind.SHORT}:
+        return None
+    if level.kind is TraceKind.UNSTEADY:
+        return "no level lasted: the median drifted, or went to and fro"
+    rose = level.kind is TraceKind.SLOW_DOWN
+    share = format_share(abs(1.0 / (1.0 + level.change_share) - 1.0))
+    return f"the median {'rose' if rose else 'fell'} by {share} after {level.steady_from_n} samples"
+
+
+def _preemption(seen: Disturbance, raw: Percentiles, undisturbed: Percentiles | None, level: Trace) -> str | None:
     if seen.preempted > MAX_PREEMPTED:
         return f"{format_share(seen.preempted)} of samples were preempted"
-    if drift > MAX_DRIFT:
-        return f"the median changed by {format_share(drift)}, only in preempted samples"
+    if change := _change(level):
+        return f"{change}, only in preempted samples"
     if undisturbed is not None and undisturbed.p99_ms < MATERIAL_TAIL * raw.p99_ms:
         return "the slowest percent of samples were preempted ones"
     return None

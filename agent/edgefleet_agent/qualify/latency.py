@@ -1,33 +1,30 @@
-"""Latency of one model, single-stream: the next inference starts when the last has ended (MLPerf's meaning)."""
+"""Latency of one model under one scenario: warm-up until steady, then samples until the answer is known well enough."""
 
 from __future__ import annotations
 
-import gc
-import math
+import dataclasses
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edgefleet_agent.qualify.clocks import Clocks, CpuAccounts
-from edgefleet_agent.qualify.contention import MAX_DRIFT, MAX_PREEMPTED, Disturbance, judge_latency_run
-from edgefleet_agent.qualify.stats import Nanoseconds, block_medians, drift, percentiles, quantile_interval
-from edgefleet_agent.runtimes.base import UnsupportedError
-from edgefleet_contract.accept import Scenario
-from edgefleet_contract.base import clip_reason
-from edgefleet_contract.evidence import LatencyResult
+from edgefleet_agent.qualify.contention import MAX_DRIFT, MAX_PREEMPTED, Disturbance
+from edgefleet_agent.qualify.early_stopping import needed_queries
+from edgefleet_agent.qualify.latency_loop import Call, Samples, no_collection, take, take_scheduled
+from edgefleet_agent.qualify.latency_result import Run, Start, latency_result
+from edgefleet_agent.qualify.scenario import Schedule, schedule
+from edgefleet_agent.qualify.stats import Nanoseconds, quantile_interval
+from edgefleet_agent.qualify.steady import BLOCK_N, TraceKind, classify
+from edgefleet_contract.evidence import LatencyResult, StopReason
 from edgefleet_contract.job import LatencyBudget
 
-BLOCK_N = 20
-"""Samples in a warm-up block: the median of 20 ignores single preemptions."""
-STEADY_BLOCKS = 3
-STEADY_SHARE = 0.02
-"""Blocks within 2 % of each other are equivalent (measured on eight labelled traces)."""
+STEADY_N = 5 * BLOCK_N
+"""Samples the last level must hold for in warm-up."""
+FIRST_LOOK_N = 12 * BLOCK_N
+"""In fewer blocks neither a trend nor a cycle can be told from noise."""
 NARROW_SHARE = 0.05
-"""The run may end when the 95 % interval of p95 is this narrow, relative to its upper end."""
+"""The run may end when the 95 % interval of the percentile asked for is this narrow, relative to its upper end."""
 CHECK_GROWTH = 1.3
 """Between looks at the interval the run grows by this factor, so looking costs little and never biases much."""
 FLOOR_N = 1000
@@ -35,208 +32,140 @@ OVERTIME = 4
 """The run goes on past its time only to reach its smallest n, and never past this many times its time."""
 
 _NS_PER_S = 1_000_000_000
-_NS_PER_MS = 1e6
+
+__all__ = ["Start", "measure_latency"]
 
 
 @dataclass(frozen=True)
-class Start:
-    """How long the model took to become ready, in nanoseconds."""
+class _WarmUp:
+    """How warm-up went: its queries, whether the level stayed, and what a query took at the end, in nanoseconds."""
 
-    load_ns: int
-    first_ns: int
-
-
-@dataclass
-class _Trace:
-    """Samples as they are taken, preallocated; `n` of them are filled."""
-
-    wall_ns: Nanoseconds
-    preempted: NDArray[np.bool_]
-    n: int = 0
-
-    @classmethod
-    def for_at_most(cls, max_n: int) -> _Trace:
-        return cls(np.zeros(max_n, np.int64), np.zeros(max_n, np.bool_))
-
-    @property
-    def taken_ns(self) -> Nanoseconds:
-        return self.wall_ns[: self.n]
-
-    @property
-    def preempted_share(self) -> float:
-        return float(self.preempted[: self.n].mean()) if self.n else 0.0
-
-    @property
-    def undisturbed_ns(self) -> Nanoseconds:
-        return self.taken_ns[~self.preempted[: self.n]]
-
-
-def require_single_stream(scenario: Scenario) -> None:
-    """Refuse scenarios this version does not measure. Raises UnsupportedError."""
-    if scenario is not Scenario.SINGLE_STREAM:
-        msg = f"scenario {scenario.value}: this version of the agent measures single-stream only"
-        raise UnsupportedError(msg)
+    n: int
+    steady: bool
+    typical_ns: int
 
 
 def measure_latency(
-    call: Callable[[], object], budget: LatencyBudget, *, start: Start, spinning: bool, clocks: Clocks
+    call: Call, budget: LatencyBudget, *, start: Start, spinning: bool, clocks: Clocks, samples_n: int = 1
 ) -> LatencyResult:
     """Warm up, measure, and judge.
 
     Args:
-        call: one inference, bound to its input.
-        budget: how long and how many.
+        call: one query, bound to its input: one inference, or `samples_per_query` samples where the scenario has more.
+        budget: the scenario, how long and how many.
         start: load and first-inference times, measured before.
         spinning: whether idle threads spin, for the record.
         clocks: time and the kernel's accounts.
-
-    Raises:
-        UnsupportedError: a scenario other than single-stream.
+        samples_n: samples in a query.
     """
-    require_single_stream(budget.scenario)
-    with _no_collection():
+    with no_collection():
         floor_ns = _floor_ns(clocks)
-        warmup_n = _warm_up(call, budget, clocks)
+        warm_up = _warm_up(call, budget, clocks)
+        planned = schedule(budget, max(1, warm_up.typical_ns))
         before, began_ns = clocks.accounts(), clocks.now_ns()
-        trace = _measure(call, budget, clocks)
+        samples, stopped_by = _measure(call, budget, planned, warm_up.typical_ns, clocks)
         ended_ns, after = clocks.now_ns(), clocks.accounts()
     duration_ns = max(1, ended_ns - began_ns)
-    seen = _disturbance(trace, before, after, duration_ns)
-    return _result(trace, budget, start, seen, spinning=spinning, warmup_n=warmup_n, duration_ns=duration_ns,
-                   floor_ns=floor_ns)  # fmt: skip
-
-
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """Keep Python's garbage collector out of the timed loop."""
-    enabled = gc.isenabled()
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
-def _take(call: Callable[[], object], trace: _Trace, stop_n: int, deadline_ns: int, clocks: Clocks) -> int:
-    """Take samples until `stop_n` are there or the deadline passed; return the clock at the end, in nanoseconds."""
-    now_ns, switches = clocks.now_ns, clocks.switches
-    wall_ns, preempted = trace.wall_ns, trace.preempted
-    ended_ns = now_ns()
-    while trace.n < stop_n and (ended_ns < deadline_ns or trace.n == 0):
-        switched_n = switches()
-        began_ns = now_ns()
-        call()
-        ended_ns = now_ns()
-        wall_ns[trace.n] = ended_ns - began_ns
-        preempted[trace.n] = switches() != switched_n
-        trace.n += 1
-    return ended_ns
+    run = Run(
+        samples=samples,
+        budget=budget,
+        schedule=planned,
+        samples_per_query=samples_n,
+        disturbance=_disturbance(samples, before, after, duration_ns),
+        duration_ns=duration_ns,
+        warmup_n=warm_up.n,
+        warmed_up=warm_up.steady,
+        floor_ns=floor_ns,
+        stopped_by=stopped_by,
+    )
+    return latency_result(run, start, spinning=spinning)
 
 
 def _floor_ns(clocks: Clocks) -> int:
     """Return the median cost of the timing loop around a call that does nothing, in nanoseconds."""
-    trace = _Trace.for_at_most(FLOOR_N)
-    _take(lambda: None, trace, FLOOR_N, clocks.now_ns() + _NS_PER_S, clocks)
-    return int(np.median(trace.taken_ns))
+    samples = Samples()
+    take(_nothing, samples, FLOOR_N, clocks.now_ns() + _NS_PER_S, clocks)
+    return int(np.median(samples.wall_ns))
 
 
-def _warm_up(call: Callable[[], object], budget: LatencyBudget, clocks: Clocks) -> int:
-    """Infer until the last blocks are equivalent, or the time is over; return the number of inferences."""
+def _nothing() -> None:
+    """Do nothing."""
+
+
+def _warm_up(call: Call, budget: LatencyBudget, clocks: Clocks) -> _WarmUp:
+    """Infer until the last level has held for `STEADY_N` samples, or the time is over."""
     deadline_ns = clocks.now_ns() + int(budget.warmup_max_s * _NS_PER_S)
-    medians: list[float] = []
-    warmup_n = 0
-    while clocks.now_ns() < deadline_ns and not is_steady(medians):
-        block = _Trace.for_at_most(BLOCK_N)
-        _take(call, block, BLOCK_N, deadline_ns, clocks)
-        warmup_n += block.n
-        medians.extend(block_medians(block.taken_ns, BLOCK_N))
-    return warmup_n
+    samples, steady, look_n = Samples(), False, FIRST_LOOK_N
+    while clocks.now_ns() < deadline_ns and not steady:
+        ended_ns = take(call, samples, look_n, deadline_ns, clocks)
+        steady = ended_ns < deadline_ns and is_steady(samples.wall_ns)
+        look_n = max(look_n + BLOCK_N, int(look_n * CHECK_GROWTH))
+    typical_ns = int(np.median(samples.wall_ns[-STEADY_N:])) if samples.n else 0
+    return _WarmUp(samples.n, steady, typical_ns)
 
 
-def is_steady(medians: list[float]) -> bool:
-    """Tell whether the last blocks' medians are within 2 % of each other on the log scale."""
-    last = medians[-STEADY_BLOCKS:]
-    if len(last) < STEADY_BLOCKS or min(last) <= 0:
-        return False
-    return math.log(max(last) / min(last)) <= math.log1p(STEADY_SHARE)
+def is_steady(samples: Nanoseconds) -> bool:
+    """Tell whether the last level of a series has held for `STEADY_N` samples."""
+    found = classify(samples)
+    return found.steady_from_n is not None and len(samples) - found.steady_from_n >= STEADY_N
 
 
-def _measure(call: Callable[[], object], budget: LatencyBudget, clocks: Clocks) -> _Trace:
-    trace = _Trace.for_at_most(max(budget.min_n, budget.max_n))
+def _measure(
+    call: Call, budget: LatencyBudget, planned: Schedule | None, typical_ns: int, clocks: Clocks
+) -> tuple[Samples, StopReason]:
+    samples = Samples()
     began_ns = clocks.now_ns()
     least_ns = began_ns + int(budget.min_duration_s * _NS_PER_S)
     most_ns = began_ns + int(budget.max_duration_s * _NS_PER_S)
-    look_n = min(budget.min_n, len(trace.wall_ns))
+    max_n = max(budget.min_n, budget.max_n) if planned is None else len(planned.arrivals_ns)
+    if planned is not None:
+        planned = dataclasses.replace(planned, arrivals_ns=planned.arrivals_ns + began_ns)
+
+    def go_on(stop_n: int, deadline_ns: int) -> int:
+        if planned is None:
+            return take(call, samples, stop_n, deadline_ns, clocks, typical_ns=typical_ns)
+        return take_scheduled(call, samples, planned.arrivals_ns, stop_n, deadline_ns, clocks)
+
     # The smallest n may take overtime; what comes after it may not.
-    ended_ns = _take(call, trace, look_n, began_ns + OVERTIME * (most_ns - began_ns), clocks)
-    while trace.n < budget.max_n and ended_ns < most_ns and not (ended_ns >= least_ns and _seen_enough(trace)):
-        look_n = min(budget.max_n, int(trace.n * CHECK_GROWTH) + BLOCK_N)
-        ended_ns = _take(call, trace, look_n, most_ns, clocks)
-    return trace
+    ended_ns = go_on(min(budget.min_n, max_n), began_ns + OVERTIME * (most_ns - began_ns))
+    while samples.n < max_n and ended_ns < most_ns:
+        if ended_ns >= least_ns and seen_enough(samples, budget.percentile):
+            return samples, StopReason.INTERVAL
+        before_n = samples.n
+        ended_ns = go_on(min(max_n, int(before_n * CHECK_GROWTH) + BLOCK_N), most_ns)
+        if samples.n == before_n:
+            break
+    return samples, StopReason.COUNT if samples.n >= max_n else StopReason.TIME
 
 
-def _seen_enough(trace: _Trace) -> bool:
-    """Tell whether p95 is known well enough and the level has not shifted.
+def seen_enough(samples: Samples, asked: float) -> bool:
+    """Tell whether the percentile asked for is known well enough and the level has not shifted.
 
-    On a contended machine more samples do not narrow the disturbed tail, so there the undisturbed p95 decides.
+    On a contended machine more samples do not narrow the disturbed tail, so there the undisturbed one decides.
     """
-    undisturbed_ns = trace.undisturbed_ns
-    if drift(undisturbed_ns) > MAX_DRIFT:
+    if samples.n < needed_queries(asked):
         return False
-    contended = trace.preempted_share > MAX_PREEMPTED
-    return _is_narrow(trace.taken_ns) or (contended and _is_narrow(undisturbed_ns))
+    kept = ~samples.disturbed
+    undisturbed_ns = samples.wall_ns[kept]
+    if classify(samples.service_ns[kept], equivalent_share=MAX_DRIFT).kind not in {TraceKind.FLAT, TraceKind.SHORT}:
+        return False
+    contended = samples.preempted_share > MAX_PREEMPTED
+    return _is_narrow(samples.wall_ns, asked) or (contended and _is_narrow(undisturbed_ns, asked))
 
 
-def _is_narrow(samples: Nanoseconds) -> bool:
+def _is_narrow(samples: Nanoseconds, asked: float) -> bool:
     if len(samples) == 0:
         return False
-    _, interval_ns = quantile_interval(samples, 0.95)
+    _, interval_ns = quantile_interval(samples, asked)
     return interval_ns is not None and interval_ns[1] - interval_ns[0] <= NARROW_SHARE * interval_ns[1]
 
 
-def _disturbance(trace: _Trace, before: CpuAccounts, after: CpuAccounts, duration_ns: int) -> Disturbance:
+def _disturbance(samples: Samples, before: CpuAccounts, after: CpuAccounts, duration_ns: int) -> Disturbance:
     machine_ns = duration_ns * (os.cpu_count() or 1)
     others_ns = (after.busy_ns - before.busy_ns) - (after.own_ns - before.own_ns)
     return Disturbance(
-        preempted=trace.preempted_share,
+        preempted=samples.preempted_share,
         steal=(after.steal_ns - before.steal_ns) / machine_ns,
         delayed=(after.run_delay_ns - before.run_delay_ns) / duration_ns,
         others=max(0, others_ns) / machine_ns,
-    )
-
-
-def _result(
-    trace: _Trace, budget: LatencyBudget, start: Start, seen: Disturbance, *, spinning: bool, warmup_n: int,
-    duration_ns: int, floor_ns: int,
-) -> LatencyResult:  # fmt: skip
-    samples, undisturbed_ns = trace.taken_ns, trace.undisturbed_ns
-    raw = percentiles(samples)
-    undisturbed = percentiles(undisturbed_ns) if len(undisturbed_ns) else None
-    verdict, reason = judge_latency_run(
-        enough=trace.n >= budget.min_n,
-        seen=seen,
-        raw=raw,
-        undisturbed=undisturbed,
-        drift=drift(samples),
-        undisturbed_drift=drift(undisturbed_ns),
-    )
-    return LatencyResult(
-        **raw.model_dump(),
-        verdict=verdict,
-        reason=None if reason is None else clip_reason(reason),
-        scenario=budget.scenario,
-        min_ms=int(samples.min()) / _NS_PER_MS,
-        max_ms=int(samples.max()) / _NS_PER_MS,
-        mean_ms=float(samples.mean()) / _NS_PER_MS,
-        load_ms=start.load_ns / _NS_PER_MS,
-        first_ms=start.first_ns / _NS_PER_MS,
-        warmup_n=warmup_n,
-        duration_s=duration_ns / _NS_PER_S,
-        threads=budget.threads,
-        spinning=spinning,
-        preempted_n=int(trace.preempted[: trace.n].sum()),
-        undisturbed=undisturbed,
-        harness_floor_ms=floor_ns / _NS_PER_MS,
     )

@@ -26,6 +26,8 @@ _NEAR_WEIGHT = 0.6
 """Weight (in logarithms) of the nearer level, between bias (0) and needless width (1)."""
 _LEAST_SLACK, _AMPLE_SLACK = 1.1, 2.0
 """Correlated samples must be this many times the least number; from the second on `_NEAR_WEIGHT` holds."""
+_LEAST_OF_MEAN = 10
+"""Independent samples from which on a mean's distribution is near enough to normal."""
 
 
 def nearest_rank(ordered: Sequence[int] | Nanoseconds, quantile: float) -> int:
@@ -33,13 +35,13 @@ def nearest_rank(ordered: Sequence[int] | Nanoseconds, quantile: float) -> int:
     return int(ordered[max(0, math.ceil(quantile * len(ordered)) - 1)])
 
 
-def effective_n(indicator: NDArray[np.bool_]) -> float:
-    """Return how many independent samples carry as much about the mean of a 0/1 series, at most its length.
+def effective_n(series: NDArray[np.bool_] | NDArray[np.float64]) -> float:
+    """Return how many independent samples carry as much about the mean of a series, at most its length.
 
     Geyer's initial positive sequence (1992): autocovariances are summed in pairs for as long as the sums are positive.
     """
-    n = len(indicator)
-    centred = indicator - indicator.mean()
+    n = len(series)
+    centred = series - series.mean()
     variance = float(centred @ centred) / n
     if variance == 0.0:
         return float(n)
@@ -154,20 +156,21 @@ def _in_ms(interval_ns: tuple[float, float] | None) -> tuple[float, float] | Non
     return None if interval_ns is None else (interval_ns[0] / _NS_PER_MS, interval_ns[1] / _NS_PER_MS)
 
 
+def mean_interval(samples: Nanoseconds) -> tuple[float, tuple[float, float] | None]:
+    """Return (mean, 95 % interval or None) in nanoseconds, at the effective sample size of the mean.
+
+    Student's t with as many degrees of freedom as independent samples; None for fewer than 10 of them.
+    """
+    values = samples.astype(np.float64)
+    mean, n_eff = float(values.mean()), effective_n(values)
+    if n_eff < _LEAST_OF_MEAN:
+        return mean, None
+    reach = student_975(n_eff - 1.0) * float(values.std(ddof=1)) / math.sqrt(n_eff)
+    return mean, (mean - reach, mean + reach)
+
+
 def block_medians(samples: Nanoseconds, block_n: int) -> NDArray[np.float64]:
     """Return the median of each full block of `block_n` consecutive samples, in nanoseconds."""
     full = len(samples) // block_n
     blocks = samples[: full * block_n].reshape(full, block_n)
     return np.asarray(np.median(blocks, axis=1), np.float64)
-
-
-def drift(samples: Nanoseconds) -> float:
-    """Return by which share the median of the last third differs from that of the first; 0 for under 60 samples.
-
-    A level that comes back is noise, and widens the intervals; one that stays away is a change.
-    """
-    third = len(samples) // 3
-    if third < 20:
-        return 0.0
-    first, last = float(np.median(samples[:third])), float(np.median(samples[-third:]))
-    return abs(last - first) / min(first, last) if min(first, last) > 0 else 0.0

@@ -23,11 +23,13 @@ from edgefleet_agent.qualify.artifact import (
     verified_document,
 )
 from edgefleet_agent.qualify.clocks import Clocks, real_clocks
-from edgefleet_agent.qualify.conditions import read_conditions
+from edgefleet_agent.qualify.conditions import pin, read_conditions
 from edgefleet_agent.qualify.energy_meter import measure_energy, plan_for
 from edgefleet_agent.qualify.findings import Findings, GateMissedError
-from edgefleet_agent.qualify.latency import Start, measure_latency, require_single_stream
+from edgefleet_agent.qualify.latency import Start, measure_latency
+from edgefleet_agent.qualify.latency_query import make_query, profile_of
 from edgefleet_agent.qualify.memory import MemoryMeter
+from edgefleet_agent.qualify.scenario import budget_for, samples_per_query
 from edgefleet_agent.qualify.thermal import ThermalWatch, judged
 from edgefleet_agent.runtimes.base import Array, Runtime, Session, UnsupportedError
 from edgefleet_agent.runtimes.mapped import mapped
@@ -103,8 +105,7 @@ class _Trial:
         document = verified_document(folder)
         golden = load_golden(folder, document)
         variant = parse_variant(document.variant)
-        require_single_stream(job.latency.scenario)
-        require_single_stream(job.accept.latency.scenario)
+        pin(job.latency.cpus)
         runtime = find_runtime(variant, test_runtimes=job.test_runtimes)
         findings.measured["conditions"] = read_conditions(
             variant.runtime, runtime.version, threads=job.latency.threads, spinning=SPINNING
@@ -211,11 +212,16 @@ class _Trial:
         call = session.bind(feeder.feeds(0))
         sensors = probe()
         watch = ThermalWatch(sensors.read_thermal, time.sleep)
-        latency = measure_latency(call, self.job.latency, start=start, spinning=SPINNING, clocks=self.clocks)
+        budget = budget_for(self.job.accept.latency, self.job.latency)
+        query = make_query(session, feeder, samples_per_query(budget))
+        latency = measure_latency(
+            query.call, budget, start=start, spinning=SPINNING, clocks=self.clocks, samples_n=query.samples_n
+        )
         thermal = watch.stop()
         memory = self.meter.result()
         energy = measure_energy(call, sensors, plan_for(self.job.latency.max_duration_s))
-        self.findings.measured.update(latency=judged(latency, thermal), memory=memory, energy=energy, thermal=thermal)
+        latency = judged(latency, thermal).model_copy(update={"profile": profile_of(session, feeder, budget)})
+        self.findings.measured.update(latency=latency, memory=memory, energy=energy, thermal=thermal)
         if self.meter.warning:
             self.findings.warn(self.meter.warning)
         if feeder.batch_n > 1:

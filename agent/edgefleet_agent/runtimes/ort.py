@@ -26,6 +26,7 @@ from edgefleet_agent.runtimes.ort_placement import (
     tells_placement,
     with_times,
 )
+from edgefleet_agent.runtimes.ort_profile import profile_operators
 from edgefleet_agent.runtimes.ort_providers import (
     ABSENT_SIGNS,
     PROVIDERS,
@@ -37,7 +38,7 @@ from edgefleet_agent.runtimes.ort_providers import (
 from edgefleet_contract.artifact import Dim, DType, TensorSpec
 from edgefleet_contract.base import clip_reason
 from edgefleet_contract.errors import DeviceError
-from edgefleet_contract.evidence import PlacementResult
+from edgefleet_contract.evidence import OperatorProfile, PlacementResult
 from edgefleet_contract.profile import EngineProbe, ProbeStatus
 from edgefleet_contract.variant import ENGINES, Variant
 
@@ -208,6 +209,13 @@ class OrtSession:
             return profile_placement(self._model, self._inputs, providers=self._providers)
         told = read_placement(self._session, wanted=self._providers[0][0])
         return None if told is None else with_times(told, self._model, self._inputs, self._providers)
+
+    def profile_operators(self, feeds: Feeds, *, threads: int, limit_s: float) -> OperatorProfile | None:
+        """Return where time goes inside the model, as `ort_profile` does, on the engine of this session."""
+        try:
+            return profile_operators(self._model, self._providers, feeds, threads=threads, limit_s=limit_s)
+        except Exception as error:  # the vendor's exceptions have no common base
+            raise _inference_failed(error) from error
 
     def close(self) -> None:
         """Free the model."""

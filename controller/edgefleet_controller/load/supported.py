@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from edgefleet_contract.accept import Scenario
 from edgefleet_contract.errors import ManifestError
 from edgefleet_contract.manifest import DeploymentSpec, Manifest, ModelSpec
 from edgefleet_controller.load.loaded import LoadedManifest
@@ -24,7 +23,7 @@ class Unsupported:
 
 
 def check_supported(loaded: LoadedManifest) -> None:
-    """Refuse what this version cannot keep: rollouts in waves, user functions, scenarios but single-stream.
+    """Refuse what this version cannot keep: rollouts in waves, user functions.
 
     Raises:
         ManifestError: with the place of each such part.
@@ -62,12 +61,4 @@ def _rollout(path: tuple[str | int, ...], deployment: DeploymentSpec) -> Iterato
             (*path, "rollout"),
             "rollouts in waves with gates are not in this version; every device is served at once",
             "remove the `rollout` block",
-        )
-    scenario = deployment.accept.latency.scenario
-    if scenario is not Scenario.SINGLE_STREAM:
-        yield Unsupported(
-            (*path, "accept", "latency", "scenario"),
-            "this version measures latency under single-stream only",
-            "write `scenario: single-stream`, or leave it out",
-            scenario.value,
         )

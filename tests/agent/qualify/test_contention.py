@@ -7,8 +7,11 @@ from typing import Any
 import pytest
 
 from edgefleet_agent.qualify.contention import Disturbance, judge_latency_run
+from edgefleet_agent.qualify.steady import Trace, TraceKind
 from edgefleet_contract.evidence import LatencyVerdict, Percentiles
 
+FLAT = Trace(TraceKind.FLAT, 0)
+SLOWER = Trace(TraceKind.SLOW_DOWN, 400, (400,), 1 / 1.2 - 1)
 QUIET = Disturbance(preempted=0.0, steal=0.0, delayed=0.0, others=0.0)
 
 
@@ -18,12 +21,12 @@ def figures(p99_ms: float = 2.0) -> Percentiles:
 
 def judged(**changed: Any) -> tuple[LatencyVerdict, str | None]:
     said: dict[str, Any] = {
-        "enough": True,
+        "too_few": None,
         "seen": QUIET,
         "raw": figures(),
         "undisturbed": figures(),
-        "drift": 0.0,
-        "undisturbed_drift": 0.0,
+        "level": FLAT,
+        "undisturbed_level": FLAT,
     }
     return judge_latency_run(**{**said, **changed})
 
@@ -49,27 +52,27 @@ def test_each_cause_of_contention_is_named(seen: Disturbance, word: str) -> None
 
 
 def test_too_few_inferences_are_inconclusive_whatever_else_was_seen() -> None:
-    verdict, _ = judged(enough=False, seen=Disturbance(preempted=1.0, steal=1.0, delayed=1.0, others=1.0))
-    assert verdict is LatencyVerdict.INCONCLUSIVE
+    told = judged(too_few="9 are too few", seen=Disturbance(preempted=1.0, steal=1.0, delayed=1.0, others=1.0))
+    assert told == (LatencyVerdict.INCONCLUSIVE, "9 are too few")
 
 
 def test_a_lasting_change_without_a_cause_is_unsteady() -> None:
-    verdict, reason = judged(drift=0.2, undisturbed_drift=0.2)
-    assert (verdict, reason) == (LatencyVerdict.UNSTEADY, "the median changed by 20% during the run")
+    verdict, reason = judged(level=SLOWER, undisturbed_level=SLOWER)
+    assert (verdict, reason) == (LatencyVerdict.UNSTEADY, "the median rose by 20% after 400 samples")
 
 
 def test_a_change_only_preempted_samples_show_is_contention() -> None:
-    assert judged(drift=0.2)[0] is LatencyVerdict.CONTENDED
+    assert judged(level=SLOWER)[0] is LatencyVerdict.CONTENDED
 
 
 def test_preemption_does_not_explain_a_change_that_undisturbed_samples_show() -> None:
     seen = Disturbance(preempted=0.05, steal=0.0, delayed=0.0, others=0.0)
-    assert judged(seen=seen, drift=0.2, undisturbed_drift=0.2)[0] is LatencyVerdict.UNSTEADY
+    assert judged(seen=seen, level=SLOWER, undisturbed_level=SLOWER)[0] is LatencyVerdict.UNSTEADY
 
 
 def test_steal_explains_a_change_also_of_undisturbed_samples() -> None:
     seen = Disturbance(preempted=0.0, steal=0.05, delayed=0.0, others=0.0)
-    assert judged(seen=seen, drift=0.2, undisturbed_drift=0.2)[0] is LatencyVerdict.CONTENDED
+    assert judged(seen=seen, level=SLOWER, undisturbed_level=SLOWER)[0] is LatencyVerdict.CONTENDED
 
 
 def test_a_tail_made_of_preempted_samples_is_contention() -> None:
@@ -79,3 +82,22 @@ def test_a_tail_made_of_preempted_samples_is_contention() -> None:
 def test_a_run_without_undisturbed_samples_is_judged_by_what_was_seen() -> None:
     seen = Disturbance(preempted=1.0, steal=0.0, delayed=0.0, others=0.0)
     assert judged(undisturbed=None, seen=seen)[0] is LatencyVerdict.CONTENDED
+
+
+@pytest.mark.parametrize(
+    ("kind", "change_share", "words"),
+    [
+        (TraceKind.WARM_UP, 0.25, "fell by 20%"),
+        (TraceKind.UNSTEADY, 0.0, "no level lasted"),
+    ],
+)
+def test_what_the_level_did_is_said_in_words(kind: TraceKind, change_share: float, words: str) -> None:
+    trace = Trace(kind, 400, (400,), change_share)
+    verdict, reason = judged(level=trace, undisturbed_level=trace)
+    assert verdict is LatencyVerdict.UNSTEADY
+    assert reason is not None
+    assert words in reason
+
+
+def test_queries_that_come_faster_than_they_are_answered_are_no_steady_state() -> None:
+    assert judged(overload="busy 100% of the time") == (LatencyVerdict.UNSTEADY, "busy 100% of the time")

@@ -6,13 +6,13 @@ import gc
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from hdrh.histogram import HdrHistogram
 
 from edgefleet_agent.qualify.clocks import Clocks, CpuAccounts, read_accounts, real_clocks
 from edgefleet_agent.qualify.latency import Start, is_steady, measure_latency
-from edgefleet_agent.runtimes.base import UnsupportedError
-from edgefleet_contract.accept import Scenario
-from edgefleet_contract.evidence import LatencyResult, LatencyVerdict
+from edgefleet_contract.evidence import LatencyResult, LatencyVerdict, StopReason
 from edgefleet_contract.job import LatencyBudget
 
 MS = 1_000_000
@@ -32,6 +32,7 @@ class Machine:
         self._cost_ns, self._preempts = cost_ns, preempts
         self.now_ns = 0
         self.switches_n = 0
+        self.delay_ns = 0
         self.calls_n = 0
         self.collected_while_timed = False
         self.accounts = CpuAccounts()
@@ -42,8 +43,13 @@ class Machine:
         self.calls_n += 1
         self.collected_while_timed |= gc.isenabled()
 
+    def wait_until(self, due_ns: int) -> None:
+        self.now_ns = max(self.now_ns, due_ns)
+
     def clocks(self) -> Clocks:
-        return Clocks(lambda: self.now_ns, lambda: self.switches_n, lambda: self.accounts)
+        return Clocks(
+            lambda: self.now_ns, lambda: self.switches_n, lambda: self.accounts, lambda: self.delay_ns, self.wait_until
+        )
 
     def measure(self, budget: LatencyBudget = BUDGET) -> LatencyResult:
         return measure_latency(self.infer, budget, start=START, spinning=False, clocks=self.clocks())
@@ -91,13 +97,15 @@ def test_overtime_ends_at_four_times_the_time_and_the_run_is_inconclusive() -> N
 
 def test_warm_up_goes_on_until_blocks_are_equivalent_and_is_left_out() -> None:
     result = Machine(lambda n: 10 * MS - n * 150_000 if n < 60 else MS).measure()
-    assert result.warmup_n == 120
+    assert result.warmup_n == 240
+    assert result.warmed_up
     assert result.max_ms == 1.0
 
 
 def test_warm_up_ends_with_its_time_on_a_machine_that_never_settles() -> None:
-    result = Machine(lambda n: MS * (1 + n // 20 % 7)).measure()
+    result = Machine(lambda n: MS * (1 + n // 60 % 7)).measure()
     assert 0 < result.warmup_n < 1000
+    assert result.warmed_up is False
 
 
 def test_preempted_samples_are_tagged_and_left_out_of_the_undisturbed_figures() -> None:
@@ -139,18 +147,59 @@ def test_garbage_collection_is_on_again_after_an_inference_fails() -> None:
     assert gc.isenabled()
 
 
-@pytest.mark.parametrize("scenario", [scenario for scenario in Scenario if scenario is not Scenario.SINGLE_STREAM])
-def test_scenarios_this_version_does_not_measure_are_refused_by_name(scenario: Scenario) -> None:
-    with pytest.raises(UnsupportedError, match=f"{scenario.value}.*single-stream only"):
-        Machine(jitter).measure(BUDGET.model_copy(update={"scenario": scenario}))
-
-
 @pytest.mark.parametrize(
-    ("medians", "steady"),
-    [([100.0, 101.0, 100.5], True), ([150.0, 100.0, 101.0], False), ([100.0, 100.0], False), ([0.0, 0.0, 0.0], False)],
+    ("samples", "steady"),
+    [([100] * 100, True), ([150] * 100 + [100] * 80, False), ([150] * 100 + [100] * 120, True), ([100] * 59, False)],
 )
-def test_three_blocks_within_two_percent_are_steady(medians: list[float], steady: bool) -> None:
-    assert is_steady(medians) is steady
+def test_a_level_is_steady_once_it_has_held_for_100_samples(samples: list[int], steady: bool) -> None:
+    assert is_steady(np.array(samples)) is steady
+
+
+def test_a_wait_for_the_cpu_without_a_switch_is_a_disturbance_too() -> None:
+    machine = Machine(jitter)
+    infer = machine.infer
+
+    def delayed() -> None:
+        infer()
+        machine.delay_ns += 500_000 if machine.calls_n % 25 == 0 else 500
+
+    result = measure_latency(delayed, BUDGET, start=START, spinning=False, clocks=machine.clocks())
+    assert result.preempted_n == pytest.approx(result.n / 25, abs=2)
+    assert result.verdict is LatencyVerdict.CONTENDED
+
+
+def test_a_run_asked_for_p99_goes_on_until_mlperf_would_believe_it() -> None:
+    result = Machine(jitter).measure(BUDGET.model_copy(update={"percentile": 0.99}))
+    assert result.n >= 662
+    assert (result.asked, result.stopped_by) == (0.99, StopReason.INTERVAL)
+    stated = {round(100 * said.percentile): said for said in result.early_stopping}
+    assert stated[99].needed_n == 662
+    assert stated[99].estimate_ms is not None
+    assert result.p99_ms <= stated[99].estimate_ms <= result.max_ms
+
+
+def test_a_percentile_without_an_interval_makes_the_run_inconclusive() -> None:
+    result = Machine(jitter).measure(BUDGET.model_copy(update={"percentile": 0.999, "max_n": 500}))
+    assert (result.verdict, result.stopped_by) == (LatencyVerdict.INCONCLUSIVE, StopReason.COUNT)
+    assert result.reason is not None
+    assert "too few" in result.reason
+
+
+def test_the_histogram_holds_every_sample_within_its_resolution() -> None:
+    result = Machine(lambda n: jitter(n) * (1 + n % 7)).measure()
+    assert result.histogram is not None
+    histogram = HdrHistogram.decode(result.histogram)
+    assert histogram.get_total_count() == result.n
+    assert histogram.get_value_at_percentile(50) / MS == pytest.approx(result.p50_ms, rel=0.002)
+    assert histogram.get_max_value() / MS == pytest.approx(result.max_ms, rel=0.002)
+
+
+def test_throughput_is_that_of_the_time_spent_inferring() -> None:
+    result = Machine(jitter).measure()
+    assert result.throughput_hz == pytest.approx(995, rel=0.01)
+    assert result.ci95_throughput_hz is not None
+    assert result.ci95_throughput_hz[0] <= 995.5
+    assert result.ci95_throughput_hz[1] >= 994.5
 
 
 def test_the_kernels_accounts_are_read_and_only_grow() -> None:

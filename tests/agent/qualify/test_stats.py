@@ -14,9 +14,9 @@ from scipy.stats import beta, norm, t
 
 from edgefleet_agent.qualify.stats import (
     block_medians,
-    drift,
     effective_n,
     interval_ranks,
+    mean_interval,
     nearest_rank,
     percentiles,
     quantile_interval,
@@ -139,8 +139,15 @@ def test_block_medians_leave_out_the_unfinished_block() -> None:
     assert block_medians(np.arange(45), 20).tolist() == [9.5, 29.5]
 
 
-def test_a_level_that_stays_away_is_drift_and_one_that_returns_is_not() -> None:
-    flat, high = np.full(100, 1000), np.full(100, 1100)
-    assert drift(np.concatenate([flat, flat, high])) == pytest.approx(0.1)
-    assert drift(np.concatenate([flat, high, flat])) == 0.0
-    assert drift(np.full(30, 5)) == 0.0
+@pytest.mark.parametrize("rho", [0.0, 0.8])
+def test_intervals_cover_the_true_mean_also_of_correlated_samples(rho: float) -> None:
+    rng = np.random.default_rng(11)
+    true = math.exp(0.005) * 1e6  # of the log-normal distribution with sigma 0.1
+    intervals = [mean_interval(autoregressive(rng, 1000, rho))[1] for _ in range(200)]
+    covered = [interval[0] <= true <= interval[1] for interval in intervals if interval is not None]
+    assert len(covered) == 200
+    assert 0.90 <= sum(covered) / 200 <= 0.99
+
+
+def test_the_mean_of_too_few_samples_has_no_interval() -> None:
+    assert mean_interval(np.arange(9)) == (4.0, None)

@@ -131,9 +131,30 @@ def test_a_runtime_older_than_the_artifact_needs_is_unsupported(
     assert "99.1 or newer" in trial.reason
 
 
-def test_other_scenarios_are_unsupported(make_artifact: MakeArtifact, small_budget: LatencyBudget) -> None:
-    accept = Accept(latency=LatencyAccept(scenario=Scenario.SERVER))
-    assert tried(make_artifact(), small_budget, accept).verdict is Verdict.UNSUPPORTED
+@pytest.mark.parametrize("scenario", Scenario)
+def test_every_scenario_is_measured_and_judged(
+    golden_artifact: Path, small_budget: LatencyBudget, scenario: Scenario
+) -> None:
+    trial = tried(golden_artifact, small_budget, Accept(latency=LatencyAccept(scenario=scenario, p50_ms=1e-6)))
+    assert trial.gate is Gate.LATENCY
+    assert trial.latency is not None
+    assert (trial.latency.scenario, trial.latency.asked) == (scenario, 0.5)
+    samples_n = {Scenario.MULTI_STREAM: 8, Scenario.OFFLINE: 32}.get(scenario, 1)
+    assert trial.latency.samples_per_query == samples_n
+    assert (trial.latency.rate_hz is not None) is (scenario in {Scenario.SERVER, Scenario.FIXED_RATE})
+    assert trial.latency.throughput_hz is not None
+
+
+def test_the_operator_profile_is_a_pass_of_its_own_and_can_be_left_out(
+    golden_artifact: Path, small_budget: LatencyBudget
+) -> None:
+    profile = tried(golden_artifact, small_budget).latency.profile  # type: ignore[union-attr]
+    assert profile is not None
+    assert profile.operators[0].operator == "Conv"
+    assert sum(operator.share for operator in profile.operators) == pytest.approx(1.0, abs=0.01)
+    assert [operator.calls_n for operator in profile.operators if operator.operator == "Conv"] == [5]
+    without = small_budget.model_copy(update={"profile_max_s": 0.0})
+    assert tried(golden_artifact, without).latency.profile is None  # type: ignore[union-attr]
 
 
 def test_the_misbehaving_runtime_is_unsupported_unless_asked_for(

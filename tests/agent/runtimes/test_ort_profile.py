@@ -1,0 +1,36 @@
+"""Shares of time by operator out of ONNX Runtime's profile."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from edgefleet_agent.runtimes.ort_profile import shares
+
+
+def event(name: str, operator: str, duration_us: int) -> dict[str, Any]:
+    return {"cat": "Node", "name": f"{name}_kernel_time", "dur": duration_us, "args": {"op_name": operator}}
+
+
+def test_shares_are_of_the_inferences_after_the_first() -> None:
+    first = [event("a", "Conv", 9000), event("b", "Relu", 9000)]
+    later = [event("a", "Conv", 7), event("b", "Relu", 2)] * 3
+    profile = shares([*first, *later, {"cat": "Session", "name": "model_run", "dur": 99}], 4)
+    assert profile is not None
+    assert [(found.operator, found.calls_n) for found in profile.operators] == [("Conv", 1), ("Relu", 1)]
+    assert profile.operators[0].share == pytest.approx(15 / 20)
+    assert profile.inferences_n == 3
+
+
+def test_operators_of_no_weight_and_beyond_sixteen_are_left_out() -> None:
+    events = [event(f"n{index}", f"Op{index}", 10_000) for index in range(20)] * 2
+    profile = shares([*events, event("t", "Tiny", 0), event("t", "Tiny", 0)], 2)
+    assert profile is not None
+    assert len(profile.operators) == 16
+    assert "Tiny" not in {found.operator for found in profile.operators}
+
+
+def test_a_profile_that_tells_nothing_is_none() -> None:
+    assert shares([], 5) is None
+    assert shares([event("a", "Conv", 5)], 1) is None
