@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from edgefleet_agent import host
+from edgefleet_agent.__main__ import main
 from edgefleet_agent.probe import probe_profile
+from edgefleet_hil.boards import BOARDS, build_board, write_files
 
 
 def board(root: Path, model: bytes) -> Path:
@@ -57,3 +63,56 @@ def test_the_first_processor_speaks_for_all(tmp_path: Path) -> None:
     (tmp_path / "cpuinfo").write_text("model name\t: Fast CPU\nflags\t: a b\n\nmodel name\t: Slow CPU\nflags\t: c\n")
     assert host.cpu_model(tmp_path, tmp_path) == "Fast CPU"
     assert host.cpu_features(tmp_path) == ("a", "b")
+
+
+def printed(root: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    assert main(["probe", "--sysfs-root", str(root), "-o", "json"]) == 0
+    told: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return told
+
+
+def test_probe_prints_a_trees_rails_total_temperatures_and_throttle_flags(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = printed(build_board("agx-orin", tmp_path), capsys)
+    assert [(rail["name"], rail["kind"], rail["watts"], rail["in_total"]) for rail in told["rails"]] == [
+        ("VDD_GPU_SOC", "instant", 4.0, True),
+        ("VDD_CPU_CV", "instant", 2.0, True),
+        ("VIN_SYS_5V0", "instant", 5.0, True),
+        ("VDDQ_VDD2_1V8AO", "instant", 1.0, False),
+    ]
+    assert told["total"]["watts"] == 11.0
+    assert {zone["name"]: zone["celsius"] for zone in told["temperatures"]}["tj-thermal"] == 48.5
+    assert {flag["name"] for flag in told["throttle"]} >= {"over-current alarm 3", "cpu-throttle-alert"}
+    assert told["engines"] == []
+    assert any("given tree" in note for note in told["notes"])
+
+
+@pytest.mark.parametrize("board", BOARDS)
+def test_probe_prints_every_board_as_a_table_too(
+    board: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = build_board(board, tmp_path)
+    assert main(["probe", "--sysfs-root", str(root)]) == 0
+    out = capsys.readouterr().out
+    assert "\ntotal " in out
+    assert ("modelled" in out) is (board == "pi5")
+
+
+def test_a_profile_of_a_tree_says_whether_energy_can_be_measured(tmp_path: Path) -> None:
+    root = build_board("orin-nano", tmp_path)
+    profile = probe_profile("lab", "bench", {}, (), sysfs_root=root)
+    assert profile.energy_unmeasured_reason is None
+    assert [sensor.name for sensor in profile.sensors if sensor.in_total] == ["VDD_IN"]
+
+
+def test_readings_do_not_change_what_a_device_is(tmp_path: Path) -> None:
+    root = build_board("orin-nano", tmp_path)
+    before = probe_profile("lab", "bench", {}, (), sysfs_root=root)
+    write_files(root, {"class/hwmon/hwmon1/curr1_input": 2000, "class/thermal/thermal_zone0/temp": 70000})
+    assert probe_profile("lab", "bench", {}, (), sysfs_root=root).digest == before.digest
+
+
+def test_a_tree_that_is_no_folder_is_the_callers_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["probe", "--sysfs-root", str(tmp_path / "no")]) == 2
+    assert "no such folder" in capsys.readouterr().err

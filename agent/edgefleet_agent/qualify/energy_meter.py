@@ -16,6 +16,7 @@ import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from edgefleet_agent.qualify.energy import Window
 from edgefleet_agent.qualify.energy_assess import Recording, assess, unmeasured
@@ -23,7 +24,7 @@ from edgefleet_agent.sensors.files import SensorFileError
 from edgefleet_agent.sensors.probe import Sensors
 from edgefleet_agent.sensors.rails import Rail, Total
 from edgefleet_agent.sensors.reader import RailReader
-from edgefleet_agent.sensors.sampler import Sampler, SamplerClock, choose_period_s, read_cost_s
+from edgefleet_agent.sensors.sampler import Sampler, SamplerClock, Trace, choose_period_s, read_cost_s
 from edgefleet_contract.evidence import EnergyResult
 from edgefleet_contract.profile import RailKind
 
@@ -57,6 +58,35 @@ def plan_for(latency_s: float) -> EnergyPlan:
     return EnergyPlan(load_s, load_s / 3)
 
 
+class Samples(Protocol):
+    """Reads rails beside a load; a `Sampler`, or a double of one."""
+
+    @property
+    def trace(self) -> Trace:
+        """Return the readings at random moments."""
+
+    @property
+    def marks(self) -> Trace:
+        """Return the readings at the moments asked for."""
+
+    def start(self) -> None:
+        """Begin to read."""
+
+    def mark(self) -> int:
+        """Read now and return the moment, in nanoseconds."""
+
+    def stop(self) -> None:
+        """End reading; may be called again."""
+
+
+MakeSampler = Callable[[RailReader, float, Callable[[], float], SamplerClock], Samples]
+"""Makes what reads rails once a period (in seconds) at a random moment."""
+
+
+def _in_a_thread(reader: RailReader, period_s: float, draw: Callable[[], float], clock: SamplerClock) -> Samples:
+    return Sampler(reader, period_s=period_s, draw=draw, clock=clock)
+
+
 @dataclass
 class EnergyMeter:
     """Reads a total's rails around a load. One use; not for two threads.
@@ -67,6 +97,7 @@ class EnergyMeter:
         plan: how long to idle.
         clock: time.
         draw: a random number, uniform in [0, 1).
+        make_sampler: makes what reads beside the load.
         dithered: whether the load pauses at random; whoever runs the load says so.
         repeat_s: what the load repeats over.
     """
@@ -76,10 +107,11 @@ class EnergyMeter:
     plan: EnergyPlan = EnergyPlan()
     clock: SamplerClock = field(default_factory=SamplerClock)
     draw: Callable[[], float] = random.random
+    make_sampler: MakeSampler = _in_a_thread
     dithered: bool = False
     repeat_s: float = 0.0
     _reader: RailReader | None = field(default=None, init=False)
-    _sampler: Sampler | None = field(default=None, init=False)
+    _sampler: Samples | None = field(default=None, init=False)
     _idle_before: Window | None = field(default=None, init=False)
     _begin_ns: int = field(default=0, init=False)
     _problem: str | None = field(default=None, init=False)
@@ -111,13 +143,13 @@ class EnergyMeter:
             self._problem = str(error)
             return
         period_s = choose_period_s(self.total.rails, cost_s)
-        self._sampler = Sampler(self._reader, period_s=period_s, draw=self.draw, clock=self.clock)
+        self._sampler = self.make_sampler(self._reader, period_s, self.draw, self.clock)
         self._sampler.start()
         self.clock.sleep_s(max(_MIN_SETTLE_S, self.tail_s))
         self._idle_before = self._idle(self._sampler)
         self._begin_ns = self._sampler.mark()
 
-    def _idle(self, sampler: Sampler) -> Window:
+    def _idle(self, sampler: Samples) -> Window:
         begin_ns = sampler.mark()
         self.clock.sleep_s(self.plan.idle_s)
         return Window(begin_ns, sampler.mark())

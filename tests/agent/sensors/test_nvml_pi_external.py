@@ -30,7 +30,7 @@ class FakeNvmlError(Exception):
 class FakeNvml:
     """NVML with some cards: joules counted and watts now; None for what a card does not support."""
 
-    NVMLError = FakeNvmlError
+    NVMLError: type[Exception] = FakeNvmlError
 
     def __init__(self, *cards: tuple[int | None, int | None]) -> None:
         self.cards = cards
