@@ -34,10 +34,21 @@ def build_parser() -> argparse.ArgumentParser:
     _add_output(qualify)
     qualify.set_defaults(call=commands.qualify)
     status = sub.add_parser("status", help="print what serves and what waits", epilog=EXIT_CODES)
-    status.add_argument("--home", metavar="DIR", help="folder of state and models [EDGEFLEET_AGENT_HOME]")
+    _add_home(status)
     _add_output(status)
     status.set_defaults(call=commands.status)
+    undo = sub.add_parser("undo", help="let a model's previous release serve again", epilog=EXIT_CODES)
+    requalify = sub.add_parser("requalify", help="prove a model again", epilog=EXIT_CODES)
+    for order, call in ((undo, commands.undo), (requalify, commands.requalify)):
+        order.add_argument("model", metavar="MODEL", help="the model's name")
+        _add_home(order)
+        _add_output(order)
+        order.set_defaults(call=call)
     return parser
+
+
+def _add_home(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--home", metavar="DIR", help="folder of state and models [EDGEFLEET_AGENT_HOME]")
 
 
 def _add_output(parser: argparse.ArgumentParser) -> None:

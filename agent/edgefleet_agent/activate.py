@@ -14,7 +14,7 @@ from edgefleet_agent.blobs import Storage
 from edgefleet_agent.filesystem import Filesystem
 from edgefleet_agent.records import Finding, Serving
 from edgefleet_contract.base import Record, hex_of
-from edgefleet_contract.errors import WireError
+from edgefleet_contract.errors import UserInputError, WireError
 from edgefleet_contract.wire import MAX_MESSAGE_BYTES, decode
 
 log = logging.getLogger(__name__)
@@ -22,11 +22,16 @@ log = logging.getLogger(__name__)
 CURRENT = "current"
 PREVIOUS = "previous"
 RECORD = "active.json"
+PREVIOUS_RECORD = "previous.json"
 UNKNOWN_RELEASE = "sha256:" + "0" * 64
 """Stands for the release of an artifact that serves without a record of how it came to."""
 
 KEEP_UNUSED_BYTES = 1024**3
 """Artifacts nobody wishes for are kept up to this size, oldest deleted first: going back to one needs no transfer."""
+
+
+class NoPreviousError(UserInputError):
+    """There is nothing to go back to."""
 
 
 class ActiveRecord(Record):
@@ -59,13 +64,54 @@ class Activator:
             raise FileNotFoundError(2, f"artifact {serving.artifact} is not on disk")
         old = _target(folder / CURRENT)
         if old is not None and old != target:
-            self._point(folder, PREVIOUS, old)
+            self._keep_as_previous(folder, old, self.record(model))
         if old != target:
             self._point(folder, CURRENT, target)
         record = ActiveRecord(serving=serving, evidence=evidence, activated_at_ns=now_ns)
-        beside = folder / f".{RECORD}.new"
+        self._describe(folder, RECORD, record)
+
+    def undo(self, model: str, now_ns: int) -> Serving:
+        """Let a model's link point to its previous artifact again, and keep the present one as previous.
+
+        Raises:
+            NoPreviousError: there is none, or it is not whole any more.
+            OSError: the disk fails; the link points to the one artifact or to the other.
+        """
+        folder = self._models / model
+        target, now = _target(folder / PREVIOUS), _target(folder / CURRENT)
+        artifact = self._artifact_of(folder / PREVIOUS)
+        if target is None or artifact is None or target == now:
+            msg = f"{model} has no previous release on this device"
+            raise NoPreviousError(msg, next_step="edgefleet-agent status shows what there is")
+        present, before = self.record(model), self._read_record(folder / PREVIOUS_RECORD)
+        serving = self._serving_of(artifact, before)
+        if serving is None:
+            msg = f"the previous release of {model} is not whole any more"
+            raise NoPreviousError(msg)
+        self._point(folder, CURRENT, target)
+        if now is not None:
+            self._keep_as_previous(folder, now, present)
+        evidence = before.evidence if before is not None and before.serving == serving else None
+        self._describe(folder, RECORD, ActiveRecord(serving=serving, evidence=evidence, activated_at_ns=now_ns))
+        return serving
+
+    def previous(self, model: str) -> Serving | None:
+        """Return what `undo` would bring back, or None."""
+        folder = self._models / model
+        artifact = self._artifact_of(folder / PREVIOUS)
+        if artifact is None or _target(folder / PREVIOUS) == _target(folder / CURRENT):
+            return None
+        return self._serving_of(artifact, self._read_record(folder / PREVIOUS_RECORD))
+
+    def _keep_as_previous(self, folder: Path, target: str, record: ActiveRecord | None) -> None:
+        self._point(folder, PREVIOUS, target)
+        if record is not None:
+            self._describe(folder, PREVIOUS_RECORD, record)
+
+    def _describe(self, folder: Path, name: str, record: ActiveRecord) -> None:
+        beside = folder / f".{name}.new"
         self._filesystem.write(beside, record.canonical_json() + b"\n")
-        self._filesystem.rename(beside, folder / RECORD)
+        self._filesystem.rename(beside, folder / name)
         self._filesystem.sync(folder)
 
     def _point(self, folder: Path, name: str, target: str) -> None:
@@ -85,7 +131,7 @@ class Activator:
         found = {}
         for folder in sorted(self._models.iterdir()):
             artifact = self._artifact_of(folder / CURRENT)
-            serving = self._described(folder, artifact) if artifact is not None else None
+            serving = self._serving_of(artifact, self.record(folder.name)) if artifact is not None else None
             if serving is not None:
                 found[folder.name] = serving
         return found
@@ -97,8 +143,7 @@ class Activator:
         artifact = f"sha256:{Path(target).name}"
         return artifact if self._storage.is_laid_out(artifact) else None
 
-    def _described(self, folder: Path, artifact: str) -> Serving | None:
-        record = self.record(folder.name)
+    def _serving_of(self, artifact: str, record: ActiveRecord | None) -> Serving | None:
         if record is not None and record.serving.artifact == artifact:
             return record.serving
         document = self._storage.readable_document(artifact)
@@ -108,13 +153,16 @@ class Activator:
 
     def record(self, model: str) -> ActiveRecord | None:
         """Return what `active.json` says of a model, or None when it says nothing readable."""
+        return self._read_record(self._models / model / RECORD)
+
+    def _read_record(self, path: Path) -> ActiveRecord | None:
         try:
-            with (self._models / model / RECORD).open("rb") as file:
+            with path.open("rb") as file:
                 return decode(ActiveRecord, file.read(MAX_MESSAGE_BYTES))
         except OSError:
             return None
         except WireError as error:
-            log.warning("the record of %s is unreadable: %s", model, error)
+            log.warning("%s is unreadable: %s", path, error)
             return None
 
     def in_use(self) -> set[str]:

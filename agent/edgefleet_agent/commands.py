@@ -13,12 +13,14 @@ import sqlite3
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TextIO
+from typing import Literal, TextIO
 
+from edgefleet_agent import control
 from edgefleet_agent.activate import Activator
 from edgefleet_agent.blobs import DOCUMENT_NAME, Storage
 from edgefleet_agent.config import AgentConfig, ConfigError, config_from, parse_labels, parse_name, parse_period_s
 from edgefleet_agent.filesystem import Filesystem
+from edgefleet_agent.orders import obey_while_stopped
 from edgefleet_agent.records import AgentState
 from edgefleet_agent.sensors.table import sensor_rows
 from edgefleet_agent.state import StateError, StateStore, open_database
@@ -33,6 +35,7 @@ from edgefleet_contract.profile import Profile
 log = logging.getLogger(__name__)
 
 DATABASE_NAME = "agent.db"
+LOCK_NAME = "agent.lock"
 
 
 def run(options: argparse.Namespace, filesystem: Filesystem | None = None) -> int:
@@ -55,25 +58,38 @@ def run(options: argparse.Namespace, filesystem: Filesystem | None = None) -> in
         resident = Resident(config, opened, ports)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: resident.stop())
+        signal.signal(control.SIGNAL, lambda *_: resident.look_for_orders())
         resident.start()
         resident.run()
     return 0
 
 
+class AgentRunsError(StateError):
+    """An agent runs on this home."""
+
+
 def _locked(home: Path) -> TextIO:
-    """Return the home's lock file, locked until it is closed. Raises StateError."""
+    """Return the home's lock file, locked until it is closed, with this process's id in it.
+
+    Raises:
+        AgentRunsError: another process holds it.
+        StateError: the home cannot be written.
+    """
     try:
         home.mkdir(parents=True, exist_ok=True)
-        lock = (home / "agent.lock").open("a", encoding="ascii")
+        lock = (home / LOCK_NAME).open("a", encoding="ascii")
     except OSError as error:
         msg = f"cannot use {home} as a home: {error.strerror}"
         raise StateError(msg, next_step="give --home a folder that can be written") from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock.truncate(0)
+        lock.write(f"{os.getpid()}\n")
+        lock.flush()
     except OSError as error:
         lock.close()
         msg = f"another agent runs on {home}"
-        raise StateError(msg, next_step="stop it, or give another --home") from error
+        raise AgentRunsError(msg, next_step="stop it, or give another --home") from error
     return lock
 
 
@@ -139,29 +155,66 @@ def qualify(options: argparse.Namespace) -> int:
     return 0 if trial.verdict is Verdict.QUALIFIED else 3
 
 
-def status(options: argparse.Namespace) -> int:
-    """Print what serves, how far each model has come, and how many reports wait."""
+def _home_of(options: argparse.Namespace) -> Path:
+    """Return the home an agent has run on. Raises ConfigError."""
     given = options.home or os.environ.get("EDGEFLEET_AGENT_HOME")
     if not given or not (Path(given) / DATABASE_NAME).exists():
         msg = f"no agent has run on {given or 'a home'}"
         raise ConfigError(msg, next_step="give --home the folder `edgefleet-agent run` was given")
-    home = Path(given).absolute()
+    return Path(given).absolute()
+
+
+def undo(options: argparse.Namespace) -> int:
+    """Let a model's previous release serve again, with or without an agent running."""
+    return _order(options, "undo")
+
+
+def requalify(options: argparse.Namespace) -> int:
+    """Prove a model again: now by the running agent, else when it starts."""
+    return _order(options, "requalify")
+
+
+def _order(options: argparse.Namespace, do: Literal["undo", "requalify"]) -> int:
+    home = _home_of(options)
+    order = control.Order(do=do, model=parse_name(options.model, "MODEL"))
+    try:
+        lock = _locked(home)
+    except AgentRunsError:
+        told = control.submit(home, order, int((home / LOCK_NAME).read_text(encoding="ascii") or 0))
+    else:
+        with lock:
+            told = obey_while_stopped(home, home / DATABASE_NAME, order)
+    if not told.ok:
+        raise DeviceError(told.told)
+    if options.output == "json":
+        _print_json(told)
+    else:
+        sys.stdout.write(f"{told.told}\n")
+    return 0
+
+
+def status(options: argparse.Namespace) -> int:
+    """Print what serves, what it would go back to, how far each model has come, and how many reports wait."""
+    home = _home_of(options)
     state, waiting_n = _read_state(home / DATABASE_NAME)
     activator = Activator(home, Storage(home, Filesystem()), Filesystem())
     serving = {model: held.model_dump(mode="json") for model, held in activator.on_disk().items()}
+    previous = {model: before.model_dump(mode="json") for model in serving if (before := activator.previous(model))}
     models = {
         progress.model: {
             "state": progress.said.state.value if progress.said else None,
+            "settled": progress.settled.value if progress.settled else None,
             "findings": [finding.model_dump(mode="json") for finding in progress.findings],
         }
         for progress in state.models
     }
     if options.output == "json":
-        body = {"generation": state.generation, "reports_waiting": waiting_n, "serving": serving, "models": models}
-        sys.stdout.write(json.dumps(body, indent=2) + "\n")
+        told = {"generation": state.generation, "reports_waiting": waiting_n, "serving": serving}
+        sys.stdout.write(json.dumps({**told, "previous": previous, "models": models}, indent=2) + "\n")
         return 0
     _print_table([("generation", state.generation), ("reports waiting", waiting_n)])
     _print_table((model, f"{held['variant']} {held['artifact']}") for model, held in serving.items())
+    _print_table((f"{model} before", f"{held['variant']} {held['artifact']}") for model, held in previous.items())
     return 0
 
 

@@ -44,6 +44,7 @@ class AgentConfig:
         site: the site's name; a topic level.
         labels: what selectors see.
         heartbeat_s: period of heartbeats; 10 s tells a dead device in three periods at 0.1 kbit/s.
+        requalify_every_s: how often what serves is proved again; None: only when asked, or when the machine changed.
         trial_timeout_s: wall time one trial may take; the worker is killed after it.
         worker_memory_bytes: resident memory of a worker; None: 80 % of the machine's.
         test_runtimes: whether runtimes that misbehave on purpose are offered.
@@ -56,6 +57,7 @@ class AgentConfig:
     site: str
     labels: Mapping[str, str] = field(default_factory=dict)
     heartbeat_s: float = 10.0
+    requalify_every_s: float | None = None
     trial_timeout_s: float = 300.0
     worker_memory_bytes: int | None = None
     test_runtimes: bool = False
@@ -69,6 +71,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--broker", metavar="URL", help="mqtt://host:port [EDGEFLEET_BROKER]")
     parser.add_argument("--heartbeat", metavar="DURATION", default="10s", help="period of heartbeats (default: 10s)")
     parser.add_argument("--trial-timeout", metavar="DURATION", default="5m", help="longest trial (default: 5m)")
+    parser.add_argument("--requalify-every", metavar="DURATION", help="prove what serves again, up to 1d (default: no)")
     parser.add_argument("--exit-with-stdin", action="store_true", help="end when standard input closes")
 
 
@@ -93,6 +96,9 @@ def config_from(options: argparse.Namespace, environ: Mapping[str, str] = os.env
         site=parse_name(_given(options.site, environ, "EDGEFLEET_SITE", "--site"), "--site"),
         labels=parse_labels(options.label),
         heartbeat_s=parse_period_s(options.heartbeat, "--heartbeat"),
+        requalify_every_s=parse_period_s(options.requalify_every, "--requalify-every")
+        if options.requalify_every
+        else None,
         trial_timeout_s=parse_period_s(options.trial_timeout, "--trial-timeout"),
         test_runtimes=options.test_runtimes,
         exit_with_stdin=options.exit_with_stdin,

@@ -46,6 +46,8 @@ class Settled(str, Enum):
 
     ACTIVE = "active"
     REFUSED = "refused"
+    UNDONE = "undone"
+    """Somebody at the device went back to the previous release; nothing is tried until the next one, or until asked."""
 
 
 class Said(Record):
@@ -104,6 +106,7 @@ class AgentState:
         generation: the desired generation taken over; 0 before the first.
         models: in the order they are worked on.
         strikes: artifact → points for attempts that ended with the agent's or the machine's death.
+        environment: fingerprint of what proofs here were made under; empty before the first start.
         work: what is in hand; not kept over a restart.
         next_token: the token of the next work.
     """
@@ -111,6 +114,7 @@ class AgentState:
     generation: int = 0
     models: tuple[ModelProgress, ...] = ()
     strikes: dict[str, int] = field(default_factory=dict)
+    environment: str = ""
     work: Work | None = None
     next_token: int = 1
 
@@ -192,6 +196,14 @@ class RequalifyAsked:
 
 
 @dataclass(frozen=True)
+class Undone:
+    """Somebody at the device has switched a model's link back; `serving` is what it points to now."""
+
+    model: str
+    serving: Serving
+
+
+@dataclass(frozen=True)
 class RetryDue:
     """The wait after failures that may pass is over."""
 
@@ -208,6 +220,7 @@ Event = (
     | ActivationFailed
     | RequalifyAsked
     | RetryDue
+    | Undone
 )
 
 

@@ -19,13 +19,15 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from edgefleet_agent.activate import Activator
+from edgefleet_agent.activate import Activator, NoPreviousError
 from edgefleet_agent.background import Background
 from edgefleet_agent.blobs import Storage
 from edgefleet_agent.config import AgentConfig
+from edgefleet_agent.control import Order, OrderAnswer, answer, waiting
 from edgefleet_agent.fetch import BlobHashed, Chunk, Fetcher, FetchPorts
 from edgefleet_agent.filesystem import Filesystem
-from edgefleet_agent.link import Link, LinkDown, LinkEvent, LinkUp, Received
+from edgefleet_agent.link import Link, LinkDown, LinkUp, Received
+from edgefleet_agent.loop_events import LoopEvent, OrdersWaiting, ProfileReady, RequalifyDue, Stop
 from edgefleet_agent.outbox import Outbox, Sender
 from edgefleet_agent.reconcile import step
 from edgefleet_agent.records import (
@@ -45,9 +47,11 @@ from edgefleet_agent.records import (
     RetryDue,
     RetryLater,
     Say,
+    Settled,
     Started,
     StartTrial,
     TrialDone,
+    Undone,
 )
 from edgefleet_agent.state import Opened, StateStore, machine_boot_id
 from edgefleet_agent.trial import RunTrialJob, TrialPorts, run_in_worker, run_trial
@@ -66,21 +70,6 @@ _DISK_RETRY_S = 5.0
 """Wait before an event is tried again whose outcome could not be written down."""
 _STOP_WAIT_S = 0.5
 _IDLE_S = 60.0
-
-
-@dataclass(frozen=True)
-class ProfileReady:
-    """The device has been probed."""
-
-    profile: Profile
-
-
-@dataclass(frozen=True)
-class Stop:
-    """End the loop."""
-
-
-LoopEvent = LinkEvent | Event | BlobHashed | ProfileReady | Stop
 
 
 @dataclass(frozen=True)
@@ -156,6 +145,10 @@ class Resident:
         """Ask the loop to end. Safe to call from a signal handler."""
         self.events.put(Stop())
 
+    def look_for_orders(self) -> None:
+        """Take the orders that wait. Safe to call from a signal handler."""
+        self.events.put(OrdersWaiting())
+
     def run(self) -> None:
         """Take events until told to stop, then end within a second: worker killed, farewell said."""
         while not self._stopping:
@@ -204,6 +197,10 @@ class Resident:
             self._fetcher.on_hashed(event)
         elif isinstance(event, ProfileReady):
             self._on_profile(event.profile)
+        elif isinstance(event, OrdersWaiting):
+            self._take_orders()
+        elif isinstance(event, RequalifyDue):
+            self._requalify_all()
         elif isinstance(event, Stop):
             self._stopping = True
         else:
@@ -226,7 +223,9 @@ class Resident:
             self._outbox.add(ProfileReport(profile=profile), self._ports.now_ns())
         strikes = self._store.open_strikes(self._ports.machine_boot())
         self._decide(Started(self._activator.on_disk(), strikes))
+        self._schedule_requalification()
         self._link.start()
+        self._take_orders()
 
     def _on_link_up(self, event: LinkUp) -> None:
         log.info("connected (%d)", event.connection)
@@ -274,6 +273,41 @@ class Resident:
             self._fetcher.on_refusal(command)
         else:
             self._decide(RequalifyAsked(command.model))
+
+    def _schedule_requalification(self) -> None:
+        if self._config.requalify_every_s is not None:
+            self._at(self._config.requalify_every_s, RequalifyDue())
+
+    def _requalify_all(self) -> None:
+        for progress in self._state.models:
+            if progress.settled is Settled.ACTIVE:
+                self._decide(RequalifyAsked(progress.model))
+        self._schedule_requalification()
+
+    def _take_orders(self) -> None:
+        if self._profile is None:
+            return  # they are looked for again once the device is probed
+        for path, order in waiting(self._config.home):
+            told = OrderAnswer(ok=False, told="this is no order an agent knows") if order is None else self._obey(order)
+            log.info("order %s: %s", order, told.told)
+            try:
+                answer(path, told, self._ports.filesystem)
+            except OSError as error:
+                log.warning("an order cannot be answered: %s", error)
+
+    def _obey(self, order: Order) -> OrderAnswer:
+        if order.do == "requalify":
+            progress = self._state.progress(order.model)
+            if progress is None or progress.wish is None:
+                return OrderAnswer(ok=False, told=f"nobody wishes for {order.model} on this device")
+            self._decide(RequalifyAsked(order.model))
+            return OrderAnswer(ok=True, told=f"{order.model} is being proved again; what serves goes on serving")
+        try:
+            serving = self._activator.undo(order.model, self._ports.now_ns())
+        except (NoPreviousError, OSError) as error:
+            return OrderAnswer(ok=False, told=str(error))
+        self._decide(Undone(order.model, serving))
+        return OrderAnswer(ok=True, told=f"{order.model} serves {serving.variant} of the release before it")
 
     def _decide(self, event: Event) -> None:
         """Let the rules take an event; what they decide is written down before it is done."""

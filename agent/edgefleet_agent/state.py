@@ -115,6 +115,10 @@ def _check(connection: sqlite3.Connection) -> None:
         raise ValueError(msg)
 
 
+def _rules_of(state: AgentState) -> dict[str, object]:
+    return {"generation": state.generation, "strikes": state.strikes, "environment": state.environment}
+
+
 class StateStore:
     """The rules' state and the journal of attempts, in an opened database."""
 
@@ -145,12 +149,13 @@ class StateStore:
             generation=int(kept.get("generation", 0)),
             models=tuple(ModelProgress.model_validate_json(body) for (body,) in rows),
             strikes={str(artifact): int(points) for artifact, points in kept.get("strikes", {}).items()},
+            environment=str(kept.get("environment", "")),
         )
 
     def save(self, before: AgentState, after: AgentState) -> None:
         """Write what differs between two states; call inside a transaction."""
-        if (before.generation, before.strikes) != (after.generation, after.strikes):
-            self.put("rules", json.dumps({"generation": after.generation, "strikes": after.strikes}))
+        if (kept := _rules_of(after)) != _rules_of(before):
+            self.put("rules", json.dumps(kept))
         old = {progress.model: (position, progress) for position, progress in enumerate(before.models)}
         for position, progress in enumerate(after.models):
             if old.pop(progress.model, None) != (position, progress):

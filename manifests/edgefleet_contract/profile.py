@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from edgefleet_contract.base import ByteCount, Name, Reason, Record, digest_bytes
+from edgefleet_contract.base import ByteCount, Name, Reason, Record, canonical_json, digest_bytes
 from edgefleet_contract.labels import LabelKey, LabelValue
 from edgefleet_contract.variant import Variant
 
@@ -168,6 +168,16 @@ class Profile(Record):
     def digest(self) -> str:
         """Return the digest of what the device is; free disk space, which changes by itself, is left out."""
         return digest_bytes(self.model_copy(update={"disk_free_bytes": 0}).canonical_json())
+
+    @property
+    def environment(self) -> str:
+        """Return a digest of what a proof on this device holds under: machine, kernel, runtimes and their versions.
+
+        When it changes (a driver, a runtime, a power mode), what was proved before is proved again.
+        """
+        machine = (self.arch, self.os, self.kernel, self.cpu_model, self.cpu_count, self.memory_bytes)
+        engines = sorted((probe.target, probe.status.value, probe.version or "") for probe in self.engines)
+        return digest_bytes(canonical_json([machine, engines]))
 
     @property
     def selectable(self) -> dict[str, str]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from edgefleet_agent.activate import UNKNOWN_RELEASE, Activator
+from edgefleet_agent.activate import UNKNOWN_RELEASE, Activator, NoPreviousError
 from edgefleet_agent.blobs import Storage
 from edgefleet_agent.filesystem import Filesystem
 from edgefleet_agent.records import Serving
@@ -170,3 +170,40 @@ def test_a_document_that_is_damaged_does_not_stop_the_cleaning(home: Path, lay: 
     (home / "artifacts" / hex_of(one.artifact) / "artifact.json").write_bytes(b"junk")
     activator(home).collect_garbage(frozenset(), keep_unused_bytes=0)
     assert artifacts(home) == set()
+
+
+def test_undo_brings_the_previous_artifact_back_with_its_release_and_again_undoes_itself(home: Path, lay: Any) -> None:
+    one, two = lay(b"one", release="1"), lay(b"two", "ort/cpu/int8", release="2")
+    for serving in (one, two):
+        activator(home).activate("digits", serving, None, 0)
+    assert activator(home).previous("digits") == one
+    assert activator(home).undo("digits", 7) == one
+    assert (served(home), activator(home).on_disk()) == (b"one", {"digits": one})
+    assert activator(home).previous("digits") == two
+    assert activator(home).undo("digits", 8) == two
+    assert served(home) == b"two"
+
+
+def test_without_a_previous_artifact_undo_changes_nothing(home: Path, lay: Any) -> None:
+    one = lay(b"one")
+    activator(home).activate("digits", one, None, 0)
+    for model in ("digits", "unknown"):
+        with pytest.raises(NoPreviousError):
+            activator(home).undo(model, 1)
+    assert served(home) == b"one"
+
+
+def test_a_power_cut_during_undo_leaves_one_of_the_two(home: Path, lay: Any) -> None:
+    one, two = lay(b"one"), lay(b"two", "ort/cpu/int8", "2")
+    cuts_n = 0
+    while True:
+        for serving in (one, two):
+            activator(home).activate("digits", serving, None, 0)
+        try:
+            activator(home, FailingFilesystem(cuts_n)).undo("digits", 1)
+            break
+        except PowerCutError:
+            cuts_n += 1
+        assert activator(home).on_disk()["digits"].artifact in {one.artifact, two.artifact}
+    assert cuts_n > 5
+    assert served(home) == b"one"

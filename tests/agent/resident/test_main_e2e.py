@@ -175,7 +175,8 @@ def _npz(np: Any, arrays: dict[str, Any]) -> bytes:
 def digits(digits_files: dict[str, bytes], artifact: Any) -> Callable[..., Any]:
     from edgefleet_contract.artifact import FileRole, InputTransform, IoContract, Layout, TensorSpec
 
-    roles = dict(zip(digits_files, FileRole, strict=True))
+    kinds = (FileRole.MODEL, FileRole.SAMPLES, FileRole.SOURCE_OUTPUTS, FileRole.ARTIFACT_OUTPUTS)
+    roles = dict(zip(digits_files, kinds, strict=True))
     io_contract = IoContract(
         inputs=(TensorSpec(name="image", dtype="float32", shape=("batch", 1, 28, 28), layout=Layout.NCHW),),
         outputs=(TensorSpec(name="logits", dtype="float32", shape=("batch", 10)),),
@@ -288,3 +289,42 @@ def test_a_worker_dies_with_the_agent_that_was_killed(
     process.wait()
     gone, alive = psutil.wait_procs(workers, timeout=5.0)
     assert (len(gone), alive) == (1, [])
+
+
+def agent_command(home: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    argv = [sys.executable, "-m", "edgefleet_agent", *words, "--home", str(home)]
+    return subprocess.run(argv, capture_output=True, text=True, timeout=WAIT_S, check=False)
+
+
+def test_undo_and_requalify_work_beside_a_running_agent_and_without_one(
+    controller: Controller, start_agent: Any, digits: Any, wish: Any, desired: Any, tmp_path: Path
+) -> None:
+    home = tmp_path / "home"
+    first, second = digits("ort/cpu/fp32"), digits("ort/cpu/int8")
+    controller.blobs = {**first.blobs, **second.blobs}
+    process = start_agent()
+    for generation, made in ((1, first), (2, second)):
+        controller.wish(desired(generation, wish(made.candidate)))
+        controller.until_state(DeviceState.ACTIVE, generation)
+    told = agent_command(home, "undo", "digits")
+    assert told.returncode == 0, told.stderr
+    assert "fp32" in told.stdout
+    refused = controller.until_state(DeviceState.REFUSED, 2)
+    assert "by hand" in str(refused.reason)
+    assert (
+        json.loads(agent_command(home, "status", "-o", "json").stdout)["serving"]["digits"]["variant"] == "ort/cpu/fp32"
+    )
+    assert agent_command(home, "requalify", "digits").returncode == 0
+    assert controller.until_state(DeviceState.ACTIVE, 2).variant == "ort/cpu/int8"
+    process.send_signal(signal.SIGTERM)
+    process.wait()
+    assert agent_command(home, "undo", "digits").returncode == 0
+    status = json.loads(agent_command(home, "status", "-o", "json").stdout)
+    assert status["serving"]["digits"]["variant"] == "ort/cpu/fp32"
+    assert status["previous"]["digits"]["variant"] == "ort/cpu/int8"
+    assert status["models"]["digits"]["settled"] == "undone"
+    start_agent()
+    controller.until_state(DeviceState.REFUSED, 2)
+    unknown = agent_command(home, "undo", "nothing-here")
+    assert unknown.returncode == 1
+    assert "no previous release" in unknown.stderr

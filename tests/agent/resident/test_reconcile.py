@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 
 import pytest
 
-from edgefleet_agent.reconcile import REBOOT_POINTS, RESTART_POINTS, STRIKE_LIMIT, check_consistency, step
+from edgefleet_agent.consistency import check_consistency
+from edgefleet_agent.reconcile import REBOOT_POINTS, RESTART_POINTS, STRIKE_LIMIT, step, undone_while_stopped
 from edgefleet_agent.records import (
     Action,
     Activate,
@@ -34,6 +35,7 @@ from edgefleet_agent.records import (
     Started,
     StartTrial,
     TrialDone,
+    Undone,
 )
 from edgefleet_contract.accept import Choose
 from edgefleet_contract.desired import Candidate
@@ -426,3 +428,75 @@ def test_a_state_that_serves_what_did_not_qualify_is_refused(drive: Drive, asked
     progress = drive.state.models[0].model_copy(update={"settled": Settled.ACTIVE, "serving": serving(FP32)})
     with pytest.raises(InternalError, match="did not qualify"):
         check_consistency(AgentState(models=(progress,)))
+
+
+OLD = Serving(artifact=FP32.artifact, variant=FP32.variant, release="sha256:" + "9" * 64)
+
+
+def test_what_was_undone_by_hand_stays_until_the_next_release(drive: Drive, asked: Callable[..., Any]) -> None:
+    drive(asked(1, INT8))
+    drive.qualify_and_activate()
+    drive(Undone("digits", OLD))
+    assert drive.said()[-1].state is DeviceState.REFUSED
+    assert "ort/cpu/fp32 of the release before it" in str(drive.said()[-1].reason)
+    said_n = len(drive.said())
+    drive(Started({"digits": OLD}))
+    assert (len(drive.said()), drive.state.work) == (said_n, None)
+    drive(asked(2, INT8))
+    assert (drive.said()[-1].state, drive.said()[-1].generation) == (DeviceState.REFUSED, 2)
+    assert drive.state.work is None
+    drive(asked(3, FP32))
+    assert drive.last(Fetch).candidate == FP32
+
+
+def test_undo_stops_a_trial_of_that_model(drive: Drive, asked: Callable[..., Any]) -> None:
+    drive(asked(1, INT8))
+    drive(ArtifactReady(drive.token))
+    token = drive.token
+    drive(Undone("digits", OLD))
+    assert drive.last(CancelWork).token == token
+    assert drive.state.work is None
+
+
+def test_requalify_ends_an_undo(drive: Drive, asked: Callable[..., Any]) -> None:
+    drive(asked(1, INT8))
+    drive.qualify_and_activate()
+    drive(Undone("digits", OLD))
+    drive(RequalifyAsked("digits"))
+    drive.qualify_and_activate()
+    assert drive.said()[-1].state is DeviceState.ACTIVE
+
+
+def test_an_undo_while_no_agent_ran_is_reported_at_the_next_start(drive: Drive, asked: Callable[..., Any]) -> None:
+    drive(asked(1, INT8))
+    drive.qualify_and_activate()
+    drive.state = undone_while_stopped(drive.state, "digits", OLD)
+    drive(Started({"digits": OLD}))
+    assert "by hand" in str(drive.said()[-1].reason)
+
+
+def test_a_new_driver_or_runtime_has_everything_proved_again_while_it_serves(
+    drive: Drive, asked: Callable[..., Any]
+) -> None:
+    drive(Started())
+    drive(asked(1, INT8))
+    drive.qualify_and_activate()
+    held = drive.state.models[0].serving
+    assert held is not None
+    drive(Started({"digits": held}))
+    assert drive.state.work is None
+    engines = (EngineProbe(target="ort/cpu", status=ProbeStatus.AVAILABLE, version="1.33"),)
+    drive.facts = Facts(drive.facts.profile.model_copy(update={"engines": engines}), 2_000)
+    drive(Started({"digits": held}))
+    assert drive.last(Fetch).candidate == INT8
+    assert drive.state.models[0].serving == held
+    drive.qualify_and_activate()
+    drive(Started({"digits": held}))
+    assert drive.state.work is None
+
+
+def test_free_disk_and_labels_do_not_change_the_environment(facts: Facts) -> None:
+    profile = facts.profile
+    other = profile.model_copy(update={"disk_free_bytes": 1, "labels": {"site": "x"}, "agent_version": "9"})
+    assert other.environment == profile.environment
+    assert profile.model_copy(update={"kernel": "7"}).environment != profile.environment

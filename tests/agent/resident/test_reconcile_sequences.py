@@ -8,7 +8,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from edgefleet_agent.reconcile import check_consistency, step
+from edgefleet_agent.consistency import check_consistency
+from edgefleet_agent.reconcile import step
 from edgefleet_agent.records import (
     Activate,
     Activated,

@@ -1,0 +1,114 @@
+"""One step of the rules in the making: the state so far, the actions so far, and the words for reports."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from edgefleet_agent.records import (
+    Action,
+    AgentState,
+    CancelWork,
+    Facts,
+    Finding,
+    ModelProgress,
+    Said,
+    Say,
+    Stage,
+    Work,
+)
+from edgefleet_contract.desired import Candidate, DesiredModel
+from edgefleet_contract.errors import InternalError
+from edgefleet_contract.evidence import Evidence, Trial
+from edgefleet_contract.report import DeviceState, EvidenceReport, Transition
+
+
+def is_open(progress: ModelProgress) -> bool:
+    """Tell whether a model is wished for and its walk has not ended."""
+    return progress.wish is not None and progress.settled is None
+
+
+class Turn:
+    """One step in the making: the state so far and the actions so far."""
+
+    def __init__(self, state: AgentState, facts: Facts) -> None:
+        self.state = state
+        self.facts = facts
+        self.actions: list[Action] = []
+
+    def put(self, progress: ModelProgress) -> ModelProgress:
+        """Replace one model's progress."""
+        models = tuple(progress if old.model == progress.model else old for old in self.state.models)
+        self.state = replace(self.state, models=models)
+        return progress
+
+    def hand(self, progress: ModelProgress, candidate: Candidate, stage: Stage) -> int:
+        """Take new work in hand and return its token."""
+        token = self.state.next_token
+        work = Work(token, progress.model, candidate, stage)
+        self.state = replace(self.state, work=work, next_token=token + 1)
+        return token
+
+    def drop_work(self, model: str) -> None:
+        """Cancel the work in hand if it is this model's."""
+        work = self.state.work
+        if work is not None and work.model == model:
+            self.state = replace(self.state, work=None)
+            self.actions.append(CancelWork(work.token))
+
+    def finish(self, token: int, stage: Stage) -> tuple[Work, ModelProgress, DesiredModel] | None:
+        """Return the work with this token and lay it down, or None when it was cancelled."""
+        work = self.state.work
+        progress = self.state.progress(work.model) if work is not None else None
+        if work is None or work.token != token or work.stage is not stage:
+            return None
+        if progress is None or progress.wish is None:
+            msg = f"work in hand for {work.model}, which nobody wishes for"
+            raise InternalError(msg)
+        self.state = replace(self.state, work=None)
+        return work, progress, progress.wish
+
+    def say(self, progress: ModelProgress, transition: Transition) -> ModelProgress:
+        """Report a transition, unless the same was the last thing said of this model."""
+        said = Said(state=transition.state, generation=transition.generation, variant=transition.variant)
+        if progress.said == said and transition.state in {DeviceState.FETCHING, DeviceState.QUALIFYING}:
+            return progress
+        self.actions.append(Say(transition))
+        return self.put(progress.model_copy(update={"said": said}))
+
+    def say_working(
+        self, progress: ModelProgress, wish: DesiredModel, state: DeviceState, candidate: Candidate
+    ) -> None:
+        """Report that a candidate is being fetched or qualified."""
+        self.say(
+            progress,
+            Transition(
+                model=wish.model,
+                state=state,
+                generation=self.state.generation,
+                release=wish.release,
+                variant=candidate.variant,
+                artifact=candidate.artifact,
+            ),
+        )
+
+    def record(
+        self, progress: ModelProgress, wish: DesiredModel, finding: Finding, trial: Trial, *, span: tuple[int, float]
+    ) -> None:
+        """Note a finding and report its evidence. `span`: start in ns since the epoch, and duration in seconds."""
+        self.put(progress.model_copy(update={"findings": (*progress.findings, finding)}))
+        self.testify(wish, finding, trial, span=span)
+
+    def testify(self, wish: DesiredModel, finding: Finding, trial: Trial, *, span: tuple[int, float]) -> None:
+        """Report the evidence of a finding. `span` as in `record`."""
+        measured = {name: getattr(trial, name) for name in Trial.model_fields}
+        evidence = Evidence(
+            **measured,
+            model=wish.model,
+            variant=finding.variant,
+            artifact=finding.artifact,
+            release=wish.release,
+            generation=self.state.generation,
+            started_at_ns=span[0],
+            duration_s=span[1],
+        )
+        self.actions.append(Say(EvidenceReport(evidence=evidence)))
