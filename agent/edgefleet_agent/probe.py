@@ -22,7 +22,7 @@ PROBE_LIMITS = ChildLimits(timeout_s=60.0, memory_bytes=1024**3)
 
 FOREIGN_NOTE = "the sensors are those of the given tree; processor and system are this machine's; no engine was probed"
 _BOARDS = (("NVIDIA Jetson", "jetson"), ("Raspberry Pi", "raspberry-pi"), ("Coral", "coral"))
-_IN_CHILD_RUNTIMES = ("ort", "tflite")
+_IN_CHILD_RUNTIMES = ("ort", "tflite", "tensorrt", "tensorrt-rtx")
 """Runtimes whose library the probe loads, so whose fault a dead probe can be."""
 
 

@@ -18,6 +18,7 @@ RECIPE_VERSION = "2"
 _TOOLS = (
     "onnx", "onnxruntime", "numpy", "onnxslim", "scipy",
     "onnx2tf", "onnxsim", "onnxoptimizer", "litert-quantizer", "ai-edge-litert", "flatbuffers",
+    "tensorrt-rtx-cu13-bindings",
 )  # fmt: skip
 
 
