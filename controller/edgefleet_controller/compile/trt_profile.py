@@ -16,11 +16,9 @@ from edgefleet_controller.compile.protocol import BuildRequest
 Range = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 """Smallest, usual and largest shape."""
 Profiles = Mapping[str, Range]
-Dynamic = Mapping[str, Mapping[str, tuple[int, int, int]]]
-"""Input → axis → smallest, usual and largest size, as the manifest gives them."""
 
 
-def profiles_of(request: BuildRequest, inputs: tuple[TensorSpec, ...], dynamic: Dynamic) -> dict[str, Range]:
+def profiles_of(request: BuildRequest, inputs: tuple[TensorSpec, ...]) -> dict[str, Range]:
     """Return a profile for every input with a dynamic axis.
 
     An axis the manifest does not size has the size the samples have, smallest, usual and largest alike: plans for
@@ -32,7 +30,7 @@ def profiles_of(request: BuildRequest, inputs: tuple[TensorSpec, ...], dynamic: 
     samples = npz.read(Path(request.samples), [spec.name for spec in inputs])
     feeds = next(preprocess.batches(samples, inputs, request.preprocess))
     return {
-        spec.name: _range(spec, feeds[spec.name].shape, dynamic.get(spec.name, {}))
+        spec.name: _range(spec, feeds[spec.name].shape, request.dynamic.get(spec.name, {}))
         for spec in inputs
         if any(isinstance(size, str) for size in spec.shape)
     }
@@ -44,7 +42,7 @@ def _range(spec: TensorSpec, seen: tuple[int, ...], sizes: Mapping[str, tuple[in
         given = sizes.get(declared) if isinstance(declared, str) else None
         if given is not None and not given[0] <= size <= given[2]:
             raise CompileFaultError(
-                "samples",
+                "dynamic",
                 f"axis {declared!r} of input {spec.name!r} has size {size} in the samples; the manifest's `dynamic` "
                 f"allows {given[0]} to {given[2]}",
             )

@@ -52,7 +52,7 @@ def make_source(request: BuildRequest) -> TrtSource:
         model, rewrites = onnx.load(calibrate.prepare(Path(request.source), Path(request.work_dir))), (FOLD,)
     require_taken(cover(model, variant.target), variant.target)
     made, options = trt_precision.make(request, model, inputs, variant.precision)
-    profiles = fix_sizes(made, profiles_of(request, inputs, request.dynamic))
+    profiles = fix_sizes(made, profiles_of(request, inputs))
     coverage = cover(made, variant.target)
     require_taken(coverage, variant.target)
     return TrtSource(made, inputs, outputs, profiles, options, rewrites, coverage)

@@ -83,6 +83,14 @@ def test_a_node_the_parser_refuses_is_unsupported_by_its_name(vendor: Any) -> No
         build_plan(vendor, source("Bernoulli"), {}, LIMITS, on_dla=False)
 
 
+def test_layers_that_fall_back_from_dla_in_silence_are_counted(vendor: Any) -> None:
+    """Where there is no DLA, the builder makes a plan of the GPU and says nothing."""
+    built = build_plan(vendor, source(), {}, LIMITS, on_dla=True)
+    found = placement_of(built, on_dla=True)
+    assert found is not None
+    assert (found.accelerated, found.nodes["DLA"]) == (0.0, 0)
+
+
 @pytest.mark.parametrize("data", [b"", b"no model", source()[:40]])
 def test_a_damaged_source_is_refused(vendor: Any, data: bytes) -> None:
     with pytest.raises(UnsupportedError):

@@ -181,20 +181,33 @@ def test_sizes_that_never_change_are_written_into_the_model(build: Build) -> Non
 
 
 def test_sizes_of_the_manifest_become_profiles(request_of: Callable[..., BuildRequest]) -> None:
-    request = request_of("tensorrt/gpu/fp32")
+    request = request_of("tensorrt/gpu/fp32").model_copy(update={"dynamic": {"image": {"n": (1, 4, 8)}}})
     spec = TensorSpec(name="image", dtype="float32", shape=("n", 3, 16, 16))
-    made = trt_profile.profiles_of(request, (spec,), {"image": {"n": (1, 4, 8)}})
+    made = trt_profile.profiles_of(request, (spec,))
     assert made == {"image": ((1, 3, 16, 16), (4, 3, 16, 16), (8, 3, 16, 16))}
     assert trt_profile.fix_sizes(network(), made) == made
     assert json.loads(trt_profile.as_json(made)) == {"image": [[1, 3, 16, 16], [4, 3, 16, 16], [8, 3, 16, 16]]}
+
+
+def test_a_source_with_sizes_keeps_its_axis_dynamic_and_carries_the_profile(
+    request_of: Callable[..., BuildRequest],
+) -> None:
+    for variant in ("tensorrt/gpu/fp16", "tensorrt-rtx/gpu/fp16"):
+        request = request_of(variant).model_copy(update={"dynamic": {"image": {"n": (1, 4, 8)}}})
+        target = trt_rtx if "rtx" in variant else trt
+        assert json.loads(str(target.build(request).options["profiles"]))["image"][2] == [8, 3, 16, 16]
+        if target is trt:
+            (note,) = onnx.load(request.out).metadata_props
+            assert json.loads(note.value) == {"image": [[1, 3, 16, 16], [4, 3, 16, 16], [8, 3, 16, 16]]}
 
 
 def test_sizes_of_the_manifest_that_leave_the_samples_out_are_the_users_mistake(
     request_of: Callable[..., BuildRequest],
 ) -> None:
     spec = TensorSpec(name="image", dtype="float32", shape=("n", 3, 16, 16))
+    request = request_of("tensorrt/gpu/fp32").model_copy(update={"dynamic": {"image": {"n": (2, 4, 8)}}})
     with pytest.raises(CompileFaultError, match="has size 1 in the samples; the manifest's `dynamic` allows 2 to 8"):
-        trt_profile.profiles_of(request_of("tensorrt/gpu/fp32"), (spec,), {"image": {"n": (2, 4, 8)}})
+        trt_profile.profiles_of(request, (spec,))
 
 
 def test_a_model_with_nothing_to_quantise_is_unsupported(build: Build) -> None:
