@@ -1,39 +1,70 @@
 """Operators that ONNX itself defines by other operators are replaced by that definition.
 
 Attention, LayerNormalization, RMSNormalization, GroupNormalization, Gelu, HardSwish, Elu, the losses and some forty more
-carry their meaning as a function body in the standard. The standard's own body is the reference, so nothing of it is
-repeated here.
+carry their meaning as a function body in the standard. That body is the reference, so nothing of it is repeated here.
 """
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Collection
+from typing import Any
+
 import onnx
 import onnx.inliner
+from onnx import helper
+
+logger = logging.getLogger(__name__)
 
 NAME = "functions-inlined"
 _PASSES = 3
 """Bodies use operators that have bodies themselves: Attention uses Softmax, losses use LogSoftmax."""
 _KEEP = frozenset({
-    "BatchNormalization", "CastLike", "Clip", "Constant", "Dropout", "Identity", "LogSoftmax", "PRelu", "Relu", "Softmax",
+    "BatchNormalization", "CastLike", "Clip", "DepthToSpace", "Dropout", "GreaterOrEqual", "HardSigmoid", "LeakyRelu",
+    "LessOrEqual", "LogSoftmax", "PRelu", "Range", "Relu", "Softmax", "Softplus", "Softsign",
 })  # fmt: skip
-"""Operators that every target has, or whose body is worse than they are."""
+"""Operators whose body is worse than they are: every target has them."""
 
 
-def apply(model: onnx.ModelProto) -> tuple[onnx.ModelProto, int]:
-    """Return the model with function operators replaced, and how many were; untouched where there is none."""
+def apply(model: onnx.ModelProto, only: Collection[str] = ()) -> tuple[onnx.ModelProto, int]:
+    """Return the model with function operators replaced, and how many were; untouched where there is none.
+
+    Args:
+        model: shapes inferred where a body depends on them.
+        only: operator types to replace, even those kept otherwise; empty: all that have a body.
+    """
     replaced_n = 0
-    for _ in range(_PASSES):
-        kinds = sorted({(node.domain, node.op_type) for node in model.graph.node if _has_body(node, model)})
+    for turn in range(1 if only else _PASSES):
+        kinds = sorted({(node.domain, node.op_type) for node in model.graph.node if _wanted(node, model, only)})
         if not kinds:
             break
-        replaced_n += sum((node.domain, node.op_type) in kinds for node in model.graph.node)
-        model = onnx.inliner.inline_selected_functions(model, kinds, inline_schema_functions=True)
+        try:
+            inlined = onnx.inliner.inline_selected_functions(_typed(model), kinds, inline_schema_functions=True)
+        except RuntimeError as error:  # a body asks for the type of an input that was left out
+            logger.info("not inlined: %s", " ".join(str(error).split())[:300])
+            break
+        replaced_n += sum((node.domain, node.op_type) in kinds for node in model.graph.node) if turn == 0 else 0
+        model = inlined
     return model, replaced_n
 
 
-def _has_body(node: onnx.NodeProto, model: onnx.ModelProto) -> bool:
-    opset = next((each.version for each in model.opset_import if each.domain == node.domain), 0)
-    if node.op_type in _KEEP or not onnx.defs.has(node.op_type, node.domain, opset):
+def _typed(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the model with a declared type for every weight: the inliner looks nowhere else."""
+    typed = onnx.ModelProto()
+    typed.CopyFrom(model)
+    known = {value.name for value in (*typed.graph.value_info, *typed.graph.input)}
+    typed.graph.value_info.extend(
+        helper.make_tensor_value_info(each.name, each.data_type, list(each.dims))
+        for each in typed.graph.initializer
+        if each.name not in known
+    )
+    return typed
+
+
+def _wanted(node: onnx.NodeProto, model: onnx.ModelProto, only: Collection[str]) -> bool:
+    opset = next((int(each.version) for each in model.opset_import if each.domain == node.domain), 0)
+    refused = node.op_type not in only if only else node.op_type in _KEEP
+    if refused or not onnx.defs.has(node.op_type, opset, node.domain):
         return False
-    schema = onnx.defs.get_schema(node.op_type, opset, node.domain)
+    schema: Any = onnx.defs.get_schema(node.op_type, opset, node.domain)
     return bool(schema.has_function or schema.has_context_dependent_function)

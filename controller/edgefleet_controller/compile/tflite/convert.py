@@ -1,4 +1,4 @@
-"""onnx2tf, contained: it prints, overwrites its input, may call `sys.exit`, and calls unsupported operators custom ones."""
+"""onnx2tf, contained: it prints, overwrites its input, may call `sys.exit`, and makes up custom operators."""
 
 from __future__ import annotations
 

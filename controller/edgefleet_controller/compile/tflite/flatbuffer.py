@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any, TypeAlias
 
+import numpy as np
+
 FlatObject: TypeAlias = Any
 """An object of the generated schema, which has no types."""
 FILE_IDENTIFIER = b"TFL3"
@@ -48,7 +50,19 @@ def read(data: bytes) -> FlatObject:
         raise DamagedFileError(f"is a damaged TFLite file: {type(error).__name__}: {error}") from error
     if not model.subgraphs:
         raise DamagedFileError("is a TFLite file without a graph")
+    for buffer in model.buffers or ():
+        _take_in(buffer, data)
     return model
+
+
+def _take_in(buffer: FlatObject, data: bytes) -> None:
+    """Give a buffer its data where the file keeps it behind the flatbuffer: offsets do not survive being written."""
+    offset, size = int(buffer.offset or 0), int(buffer.size or 0)
+    if offset > 1:
+        if offset + size > len(data):
+            raise DamagedFileError(f"is a damaged TFLite file: a buffer ends at byte {offset + size} of {len(data)}")
+        buffer.data = np.frombuffer(data, dtype=np.uint8, count=size, offset=offset)
+        buffer.offset = buffer.size = 0
 
 
 def write(model: FlatObject) -> bytes:
@@ -82,3 +96,24 @@ def custom_operators(data: bytes) -> tuple[str, ...]:
 def text(value: bytes | str | None) -> str:
     """Return a name that may be bytes, or missing."""
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else value or ""
+
+
+def with_names_of(data: bytes, original: bytes) -> bytes:
+    """Return a file whose inputs and outputs, in their order, are named as those of the file it was made from.
+
+    The quantiser names the tensors it puts at the edges after the inner ones, which keep the names callers know.
+    """
+    made, before = read(data), read(original)
+    graph, names = made.subgraphs[0], before.subgraphs[0]
+    for places, wanted in ((graph.inputs, names.inputs), (graph.outputs, names.outputs)):
+        for place, original_place in zip(places, wanted, strict=True):
+            _rename(graph.tensors, int(place), text(names.tensors[original_place].name))
+    return write(made)
+
+
+def _rename(tensors: list[FlatObject], place: int, name: str) -> None:
+    given = text(tensors[place].name)
+    for tensor in tensors:
+        if text(tensor.name) == name:
+            tensor.name = given
+    tensors[place].name = name

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx
@@ -13,7 +13,7 @@ from edgefleet_contract.artifact import TensorMap
 from edgefleet_controller.compile import rewrite, session
 from edgefleet_controller.compile.fault import CompileFaultError
 from edgefleet_controller.compile.npz import Array, Arrays
-from edgefleet_controller.compile.tflite import convert, layout, prove, source
+from edgefleet_controller.compile.tflite import convert, freeze, layout, prove, source
 from edgefleet_controller.compile.tflite.convert import ConversionError
 from edgefleet_controller.compile.tflite.interpreter import Interpreter, RefusedError
 from edgefleet_controller.compile.tflite.layout import Axes
@@ -38,6 +38,7 @@ class FloatFile:
         outputs: the same for outputs.
         shapes: sizes of both that the file is made for, in the source's order of axes.
         rewrites: what was done to the source, in order.
+        frozen: inputs that became constants, with their values.
     """
 
     data: bytes
@@ -45,10 +46,23 @@ class FloatFile:
     outputs: Mapping[str, TensorMap]
     shapes: Mapping[str, tuple[int, ...]]
     rewrites: tuple[str, ...]
+    frozen: Mapping[str, Array] = field(default_factory=dict)
 
     def feed(self, feeds: Arrays) -> dict[str, Array]:
         """Return one set of inputs by the file's names, in its order."""
         return {each.name: layout.to_file(feeds[name], each.axes) for name, each in self.inputs.items()}
+
+    def run_all(self, interpreter: Interpreter, feeds: Iterable[Arrays]) -> list[dict[str, Array]]:
+        """Return a file's outputs for each set of inputs, by the source's names and in its order of axes.
+
+        The interpreter may hold another precision of this file. Raises RefusedError.
+        """
+        places = {port.name: place for place, port in enumerate(interpreter.outputs)}
+        runs = [interpreter.run(self.feed(feed)) for feed in feeds]
+        return [
+            {name: layout.to_source(run[places[each.name]], each.axes) for name, each in self.outputs.items()}
+            for run in runs
+        ]
 
 
 class WrongError(Exception):
@@ -74,34 +88,40 @@ def make(model: onnx.ModelProto, feeds: Sequence[Arrays]) -> FloatFile:
     Raises:
         CompileFaultError: no way to convert gives a file that computes what the source computes.
     """
-    fixed = source.fix(model, source.shapes_of(feeds[0]))
-    probes = _probes(model, feeds)
+    frozen = freeze.parameters(model, feeds)
+    fixed = source.fix(freeze.freeze(model, frozen), source.shapes_of(feeds[0]))
+    probes = _probes(model, feeds, frozen)
     failures: list[str] = []
-    for attempt in _attempts(fixed):
+    missing: list[str] = []
+    for attempt in _attempts(fixed, missing):
         try:
-            return _try(attempt, probes)
+            return replace(_try(attempt, probes), frozen=frozen)
         except (ConversionError, RefusedError, WrongError) as error:
             logger.info("attempt with %s failed: %s", attempt.rewrites or "no rewrites", error)
             failures.append(str(error))
+            missing += [each.partition(" ")[0] for each in getattr(error, "operators", ())]
     raise _unsupported(failures)
 
 
-def _probes(model: onnx.ModelProto, feeds: Sequence[Arrays]) -> Probes:
+def _probes(model: onnx.ModelProto, feeds: Sequence[Arrays], frozen: Collection[str]) -> Probes:
     try:
-        return prove.make_probes(model, feeds)
+        return prove.make_probes(model, feeds, frozen)
     except session.RUNTIME_ERRORS as error:
         raise CompileFaultError("source", f"does not run on its samples: {session.short(error)}") from error
 
 
-def _attempts(fixed: onnx.ModelProto) -> Iterator[Attempt]:
-    """Yield ways to convert, the plainest first: images with channels last, everything as it is, rewritten graphs."""
+def _attempts(fixed: onnx.ModelProto, missing: Collection[str]) -> Iterator[Attempt]:
+    """Yield ways to convert, the plainest first: images with channels last, everything as it is, rewritten graphs.
+
+    `missing` is read late: it names the operators that earlier attempts lacked.
+    """
     inputs = [value.name for value in fixed.graph.input]
     images = _images(fixed)
     kept = tuple(name for name in inputs if name not in images)
     yield Attempt(fixed, kept)
     if images:
         yield Attempt(fixed, tuple(inputs))
-    for names, rewritten in rewrite.for_tflite(fixed):
+    for names, rewritten in rewrite.for_tflite(fixed, frozenset(missing)):
         simple = source.simplify(rewritten)
         yield Attempt(simple, kept, names)
         if images:
@@ -142,7 +162,8 @@ def _input_maps(interpreter: Interpreter, attempt: Attempt, feed: Arrays) -> dic
             axes = next(iter(layout.candidates(array.shape, port.shape)), ())
         if layout.to_file(array, axes).shape != port.shape or array.dtype.name != port.dtype:
             raise WrongError(
-                f"input {port.name!r} is {array.dtype} {list(array.shape)}, the file takes {port.dtype} {list(port.shape)}"
+                f"input {port.name!r} is {array.dtype} {list(array.shape)}; "
+                f"the file takes {port.dtype} {list(port.shape)}"
             )
         maps[port.name] = TensorMap(name=port.name, axes=axes)
     return maps

@@ -10,11 +10,17 @@ import numpy as np
 
 from edgefleet_controller.compile.npz import Array
 from edgefleet_controller.compile.tflite import flatbuffer
+from edgefleet_controller.compile.tflite.flatbuffer import FlatObject
 
 _NUMPY = {
     "float32": np.float32, "float16": np.float16, "int32": np.int32, "uint8": np.uint8, "int64": np.int64,
     "bool": np.bool_, "int16": np.int16, "int8": np.int8, "float64": np.float64, "uint32": np.uint32,
 }  # fmt: skip
+_SAME_SCALE = frozenset({
+    "CONCATENATION", "EXPAND_DIMS", "GATHER", "PACK", "PAD", "RESHAPE", "SLICE", "SPLIT", "SQUEEZE", "STRIDED_SLICE",
+    "TRANSPOSE", "UNPACK",
+})  # fmt: skip
+"""Operators whose output has the scale of their input."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,7 @@ class Tensor:
         dtype = _NUMPY.get(self.dtype)
         if self.data is None or dtype is None:
             return None
-        values = np.frombuffer(self.data, dtype=dtype)
+        values: Array = np.frombuffer(self.data, dtype=dtype)
         return values.reshape(self.shape) if values.size == int(np.prod(self.shape)) else values
 
 
@@ -73,7 +79,7 @@ class Op:
         """Return an input, or None where it was left out."""
         return self.inputs[place] if place < len(self.inputs) else None
 
-    def option(self, name: str) -> Any:
+    def option(self, name: str) -> FlatObject:
         """Return an option, or None where the operator has none of this name."""
         return self.options.get(name)
 
@@ -103,7 +109,17 @@ def read(data: bytes) -> Graph:
     return Graph(operators, frozenset(map(int, _list(graph.inputs))), frozenset(map(int, _list(graph.outputs))))
 
 
-def _tensor(index: int, tensor: Any, buffers: Any) -> Tensor:
+def output_chain(graph: Graph) -> frozenset[str]:
+    """Return the names of output tensors, and of those they are only another view of (one scale holds for both)."""
+    wanted = set(graph.outputs)
+    for op in reversed(graph.operators):
+        if op.type in _SAME_SCALE and any(tensor.index in wanted for tensor in op.outputs):
+            wanted.update(tensor.index for tensor in op.inputs if tensor is not None and not tensor.is_constant)
+    named = (tensor for op in graph.operators for tensor in op.outputs)
+    return frozenset(tensor.name for tensor in named if tensor.index in wanted)
+
+
+def _tensor(index: int, tensor: FlatObject, buffers: FlatObject) -> Tensor:
     signature = _list(tensor.shapeSignature) or _list(tensor.shape)
     held = buffers[tensor.buffer].data if tensor.buffer else None
     return Tensor(
@@ -115,7 +131,7 @@ def _tensor(index: int, tensor: Any, buffers: Any) -> Tensor:
     )
 
 
-def _operator(index: int, operator: Any, model: Any, tensors: list[Tensor]) -> Op:
+def _operator(index: int, operator: FlatObject, model: FlatObject, tensors: list[Tensor]) -> Op:
     return Op(
         index=index,
         type=flatbuffer.operator_type(model, operator),
@@ -125,5 +141,5 @@ def _operator(index: int, operator: Any, model: Any, tensors: list[Tensor]) -> O
     )
 
 
-def _list(values: Any) -> list[Any]:
+def _list(values: FlatObject) -> list[FlatObject]:
     return [] if values is None else list(values)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from edgefleet_controller.compile.npz import Array, Arrays
+
+LiteRtInterpreter: TypeAlias = Any
+"""The vendor's interpreter; the package ships no types."""
 
 
 class RefusedError(Exception):
@@ -66,7 +69,7 @@ class Interpreter:
         return [np.stack(column) for column in columns]
 
 
-def _prepared(data: bytes, *, delegate: bool) -> Any:
+def _prepared(data: bytes, *, delegate: bool) -> LiteRtInterpreter:
     from ai_edge_litert.interpreter import Interpreter as LiteRt
     from ai_edge_litert.interpreter import OpResolverType
 
@@ -76,7 +79,7 @@ def _prepared(data: bytes, *, delegate: bool) -> Any:
     return made
 
 
-def _port(details: Any) -> Port:
+def _port(details: Mapping[str, Any]) -> Port:
     shape = tuple(int(size) for size in details["shape"])
     return Port(str(details["name"]), shape, np.dtype(details["dtype"]).name, int(details["index"]))
 

@@ -7,7 +7,7 @@ thousandfold, classifiers hardly at all.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,16 +43,19 @@ class Probes:
     noise: Mapping[str, float]
 
 
-def make_probes(model: onnx.ModelProto, feeds: Sequence[Arrays]) -> Probes:
-    """Return probes made of real feeds. Raises what ONNX Runtime raises (`session.RUNTIME_ERRORS`)."""
+def make_probes(model: onnx.ModelProto, feeds: Sequence[Arrays], kept: Collection[str] = ()) -> Probes:
+    """Return probes made of real feeds; inputs named in `kept` are not shuffled or moved.
+
+    Raises what ONNX Runtime raises (`session.RUNTIME_ERRORS`).
+    """
     places = np.unique(np.linspace(0, len(feeds) - 1, min(len(feeds), MAX_PROBES_N)).astype(np.int64))
     generator = np.random.default_rng(_SEED)
     chosen: list[Arrays] = [feeds[place] for place in places]
-    chosen.append({name: _shuffled(array, generator) for name, array in chosen[0].items()})
+    chosen.append({name: array if name in kept else _shuffled(array, generator) for name, array in chosen[0].items()})
     data = model.SerializeToString()
     source, plain = session.Session(data), session.Session(data, optimise=False)
     reference = [source.run(feed) for feed in chosen]
-    again = [plain.run({name: _moved(array, generator) for name, array in feed.items()}) for feed in chosen]
+    again = [plain.run(_jittered(feed, kept, generator)) for feed in chosen]
     names = source.output_names
     return Probes(
         feeds=chosen,
@@ -109,7 +112,11 @@ def _shuffled(array: Array, generator: np.random.Generator) -> Array:
     """Return floats in another order; integers mean something where they stand (ids, lengths) and stay."""
     if array.dtype.kind != "f" or array.size < 2:
         return array
-    return generator.permutation(array.reshape(-1)).reshape(array.shape)
+    return np.asarray(generator.permutation(array.reshape(-1)).reshape(array.shape))
+
+
+def _jittered(feed: Arrays, kept: Collection[str], generator: np.random.Generator) -> Arrays:
+    return {name: array if name in kept else _moved(array, generator) for name, array in feed.items()}
 
 
 def _moved(array: Array, generator: np.random.Generator) -> Array:

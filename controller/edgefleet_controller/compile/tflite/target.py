@@ -6,20 +6,23 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import onnx
+import numpy as np
 
 from edgefleet_contract.artifact import EvidenceLevel, TensorMap, TensorSpec
 from edgefleet_contract.coverage import Coverage
 from edgefleet_contract.variant import Variant, parse_variant
 from edgefleet_controller.compile import npz, onnx_check, preprocess
+from edgefleet_controller.compile.calibrate_judge import Judge, open_judge
 from edgefleet_controller.compile.fault import CompileFaultError
-from edgefleet_controller.compile.npz import Arrays
+from edgefleet_controller.compile.npz import Array, Arrays
 from edgefleet_controller.compile.protocol import BuildAnswer, BuildRequest, OptionValue
 from edgefleet_controller.compile.tflite import coverage, edgetpu_compiler, floating, quantise, versions
 from edgefleet_controller.compile.tflite.floating import FloatFile
 from edgefleet_controller.compile.tflite.interpreter import Interpreter, RefusedError
 from edgefleet_controller.compile.tflite.quantise import QuantisationError
 
+JUDGED_MAX_N = 64
+"""Golden samples that calibration methods are compared on."""
 Specs = tuple[TensorSpec, ...]
 
 
@@ -41,10 +44,11 @@ def build(request: BuildRequest) -> BuildAnswer:
     variant = parse_variant(request.variant)
     model = onnx_check.load(Path(request.source))
     inputs, outputs = onnx_check.io_specs(model)
-    floats = floating.make(model, _feeds(request.samples, inputs, request))
+    samples, calibration = (_feeds(path, inputs, request) for path in (request.samples, request.calibration))
+    floats = floating.make(model, [*samples, *calibration])
     made = _precision(variant.precision, request, inputs, floats)
     _check_loads(made.data)
-    return _answer(request, variant, made, floats, (inputs, outputs), model)
+    return _answer(request, variant, made, floats, (inputs, outputs))
 
 
 def _feeds(path: str, inputs: Specs, request: BuildRequest) -> list[Arrays]:
@@ -89,18 +93,37 @@ def _int16x8(request: BuildRequest, inputs: Specs, floats: FloatFile) -> Made:
 
 def _static(request: BuildRequest, inputs: Specs, floats: FloatFile, *, activation_bits: int) -> Made:
     feeds = [floats.feed(feed) for feed in _feeds(request.calibration, inputs, request)]
-    data = quantise.static(floats.data, feeds, activation_bits=activation_bits)
-    integer_n, all_n = coverage.quantised_n(data), coverage.operators_n(data)
-    if integer_n == 0:
-        raise CompileFaultError("variant", "none of its operators has an integer form in TFLite", family="unsupported")
+    files = quantise.static(floats.data, feeds, activation_bits=activation_bits)
+    judge = open_judge(request, inputs, JUDGED_MAX_N)
+    scores = {method: judge.score(_outputs(data, floats, judge)) for method, data in files.items()}
+    best = max(scores, key=lambda method: scores[method].rank)
     options: dict[str, OptionValue] = {
         "layout": f"activations int{activation_bits}, weights int8 per channel, edges float32",
-        "calibration": "minmax",
+        "calibration": best,
         "calibration_samples_n": len(feeds),
-        "integer_operators_n": integer_n,
-        "operators_n": all_n,
+        "judged_on_samples_n": len(judge.feeds),
+        **{f"{method}_sqnr_db": round(score.sqnr_db, 2) for method, score in scores.items()},
+        **_figures(files[best]),
     }
-    return Made(data, options, {})
+    return Made(files[best], options, {})
+
+
+def _outputs(data: bytes, floats: FloatFile, judge: Judge) -> list[Array]:
+    """Return a file's outputs on the judging samples, as the source names, orders and lays them out."""
+    try:
+        runs = floats.run_all(Interpreter(data), judge.feeds)
+    except RefusedError as error:
+        reason = f"the quantised file is refused by LiteRT: {error}"
+        raise CompileFaultError("variant", reason, family="unsupported") from error
+    return [np.stack([run[name] for run in runs]) for name in judge.names]
+
+
+def _figures(data: bytes) -> dict[str, OptionValue]:
+    """Return how much of a file computes in integers. Raises CompileFaultError where nothing does."""
+    integer_n = coverage.quantised_n(data)
+    if integer_n == 0:
+        raise CompileFaultError("variant", "none of its operators has an integer form in TFLite", family="unsupported")
+    return {"integer_operators_n": integer_n, "operators_n": coverage.operators_n(data)}
 
 
 _MAKERS: Mapping[str, Callable[[BuildRequest, Specs, FloatFile], Made]] = {
@@ -126,13 +149,12 @@ def _answer(
     made: Made,
     floats: FloatFile,
     specs: tuple[Specs, Specs],
-    model: onnx.ModelProto,
 ) -> BuildAnswer:
     out = Path(request.out)
     out.write_bytes(made.data)
     level: EvidenceLevel | None = None
     found: Coverage | None = coverage.coverage_of(out, variant.target)
-    options = dict(made.options)
+    options = {**made.options, **{f"frozen {name}": str(value.tolist()) for name, value in floats.frozen.items()}}
     if variant.engine == "edgetpu":
         options["edgetpu_compiler"], level = edgetpu_compiler.compile_file(out)
     shapes = floats.shapes

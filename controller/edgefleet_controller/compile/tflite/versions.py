@@ -1,7 +1,8 @@
 """Operator versions a quantised file needs. The quantiser leaves them at what the float file had.
 
-A runtime checks versions against its kernels, and nothing else: tflite-runtime 2.14 computes garbage from a dynamic-range
-file stamped 1, and refuses the same file stamped 12. Source: TensorFlow's `tflite/tools/versioning/op_version.cc`.
+A runtime checks versions against its kernels, and nothing else: tflite-runtime 2.14 computes garbage from a
+dynamic-range file stamped 1, and refuses the same file stamped 12.
+Source: TensorFlow's `tflite/tools/versioning/op_version.cc`.
 """
 
 from __future__ import annotations

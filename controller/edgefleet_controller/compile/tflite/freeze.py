@@ -1,0 +1,85 @@
+"""Inputs that only say shapes and axes become constants of a fixed-shape file. Pure.
+
+A TFLite file for delegates has fixed shapes, so an input that decides them (the target of a Reshape, the axes of a
+reduction, the lengths of a Split) cannot vary in it. Where all samples agree on its value, the file is made for that
+value, the input leaves its contract, and the artifact says which value it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from edgefleet_controller.compile.npz import Array, Arrays
+
+MAX_ELEMENTS = 64
+_REDUCTIONS = (
+    "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd",
+    "ReduceSum", "ReduceSumSquare",
+)  # fmt: skip
+PARAMETERS: Mapping[str, frozenset[int]] = {
+    **{name: frozenset({1}) for name in _REDUCTIONS},
+    "AffineGrid": frozenset({1}),
+    "BlackmanWindow": frozenset({0}),
+    "CenterCropPad": frozenset({1}),
+    "Col2Im": frozenset({1, 2}),
+    "ConstantOfShape": frozenset({0}),
+    "CumProd": frozenset({1}),
+    "CumSum": frozenset({1}),
+    "DFT": frozenset({1, 2}),
+    "Dropout": frozenset({1, 2}),
+    "Expand": frozenset({1}),
+    "HammingWindow": frozenset({0}),
+    "HannWindow": frozenset({0}),
+    "MaxUnpool": frozenset({2}),
+    "MelWeightMatrix": frozenset({0, 1, 2, 3, 4}),
+    "OneHot": frozenset({1}),
+    "Pad": frozenset({1, 2, 3}),
+    "Range": frozenset({0, 1, 2}),
+    "Reshape": frozenset({1}),
+    "Resize": frozenset({1, 2, 3}),
+    "Slice": frozenset({1, 2, 3, 4}),
+    "Split": frozenset({1}),
+    "Squeeze": frozenset({1}),
+    "STFT": frozenset({1, 3}),
+    "Tile": frozenset({1}),
+    "TopK": frozenset({1}),
+    "Trilu": frozenset({1}),
+    "Unsqueeze": frozenset({1}),
+    "Upsample": frozenset({1}),
+}
+"""Operator → places of inputs that say shapes, axes or modes, as ONNX's operator documentation names them."""
+
+
+def parameters(model: onnx.ModelProto, feeds: Sequence[Arrays]) -> dict[str, Array]:
+    """Return the inputs that only say shapes and axes, with the value all feeds agree on."""
+    outputs = {value.name for value in model.graph.output}
+    found = {}
+    for value in model.graph.input:
+        uses = [
+            (node.op_type, place)
+            for node in model.graph.node
+            for place, name in enumerate(node.input)
+            if name == value.name
+        ]
+        if not uses or value.name in outputs or value.name not in feeds[0]:
+            continue
+        first = feeds[0][value.name]
+        same = first.size <= MAX_ELEMENTS and all(np.array_equal(first, feed[value.name]) for feed in feeds)
+        if same and all(place in PARAMETERS.get(kind, frozenset()) for kind, place in uses):
+            found[value.name] = first
+    return found
+
+
+def freeze(model: onnx.ModelProto, values: Mapping[str, Array]) -> onnx.ModelProto:
+    """Return a copy in which these inputs are constants."""
+    frozen = onnx.ModelProto()
+    frozen.CopyFrom(model)
+    kept = [value for value in frozen.graph.input if value.name not in values]
+    del frozen.graph.input[:]
+    frozen.graph.input.extend(kept)
+    frozen.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in values.items())
+    return frozen
