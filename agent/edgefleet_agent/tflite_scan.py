@@ -1,4 +1,4 @@
-"""Reads a TFLite file's tensor types straight from its flatbuffer, to tell which precision it claims.
+"""Reads a TFLite file's tensors straight from its flatbuffer: which precision it claims, and whether it is whole.
 
 Three tables of schema.fbs are followed: Model.subgraphs and .buffers, SubGraph.tensors, Tensor.type and .buffer.
 """
@@ -48,6 +48,19 @@ def claimed_precision(path: Path) -> ClaimedPrecision:
     return "fp16" if main == _FLOAT16 else "fp32"
 
 
+def is_whole(path: Path) -> bool:
+    """Tell whether the file's graphs, tensors and weights all lie within it.
+
+    tflite-runtime 2.14 does not look, and a file that was cut short crashes it.
+    """
+    try:
+        with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            _scan(_Buffer(data))
+    except (_DamagedError, OSError, ValueError):
+        return False
+    return True
+
+
 class _Buffer:
     """Little-endian reads with every offset checked."""
 
@@ -70,10 +83,16 @@ class _Buffer:
         offset = self.number(vtable + 4 + 2 * index, 2)
         return table + offset if offset else None
 
-    def length(self, table: int, index: int) -> int:
-        """Return the length of a vector field; 0 when it has none."""
+    def bytes_in(self, table: int, index: int) -> int:
+        """Return the length of a vector of bytes, all of which must lie in the file; 0 when there is none."""
         at = self.field(table, index)
-        return 0 if at is None else self.number(self.follow(at), 4)
+        if at is None:
+            return 0
+        vector = self.follow(at)
+        n = self.number(vector, 4)
+        if vector + 4 + n > len(self._data):
+            raise _DamagedError
+        return n
 
     def tables(self, table: int, index: int) -> Iterator[int]:
         """Yield where the tables of a vector field lie."""
@@ -105,7 +124,7 @@ def _scan(buffer: _Buffer) -> tuple[Counter[int], Counter[int]]:
     """Return elements of constant tensors by type, and the number of the others by type."""
     model = buffer.follow(0)
     filled = [
-        buffer.length(each, _DATA) > 0 or buffer.value(each, _OUTSIDE_OFFSET, 8) > 1
+        buffer.bytes_in(each, _DATA) > 0 or buffer.value(each, _OUTSIDE_OFFSET, 8) > 1
         for each in buffer.tables(model, _BUFFERS)
     ]
     weights: Counter[int] = Counter()

@@ -12,6 +12,7 @@ from edgefleet_agent.compare import compare
 from edgefleet_agent.model_file import bare_variant, claimed_precision, is_tflite
 from edgefleet_agent.samples import load_arrays
 from edgefleet_agent.tasks import do_job
+from edgefleet_agent.tflite_scan import is_whole
 from edgefleet_contract.artifact import InputTransform, Layout, TensorMap
 from edgefleet_contract.errors import UserInputError
 from edgefleet_contract.evidence import ParityVerdict
@@ -44,6 +45,17 @@ def test_a_damaged_file_is_what_its_suffix_says(tmp_path: Path) -> None:
 def test_the_precision_a_tflite_file_claims_is_read_from_its_weights(digits_tflite: Path, wake_word: Path) -> None:
     assert claimed_precision(digits_tflite) == "fp32"
     assert claimed_precision(wake_word) == "int8"
+
+
+@given(st.integers(0, 90))
+def test_a_file_that_was_cut_short_is_not_whole(
+    tmp_path_factory: pytest.TempPathFactory, digits_tflite: Path, percent: int
+) -> None:
+    data = digits_tflite.read_bytes()
+    path = tmp_path_factory.mktemp("cut") / "m.tflite"
+    path.write_bytes(data[: len(data) * percent // 100])
+    assert not is_whole(path)
+    assert is_whole(digits_tflite)
 
 
 @settings(max_examples=60, deadline=None)

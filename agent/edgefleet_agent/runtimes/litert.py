@@ -22,12 +22,12 @@ from edgefleet_agent.runtimes.delegates import (
 )
 from edgefleet_agent.runtimes.litert_library import LibraryAbsentError, LitertLibrary, LitertModule, find_library
 from edgefleet_agent.runtimes.litert_session import Interpreter, LitertSession
+from edgefleet_agent.tflite_scan import IDENTIFIER, is_whole
 from edgefleet_contract.base import clip_reason
 from edgefleet_contract.errors import DeviceError
 from edgefleet_contract.profile import EngineProbe, ProbeStatus
 from edgefleet_contract.variant import ENGINES, Variant
 
-_IDENTIFIER = b"TFL3"
 _MAX_MODEL_BYTES = 2**31 - 1
 """A flatbuffer's offsets reach no further."""
 
@@ -42,7 +42,7 @@ _UNSUPPORTED_SIGNS = (
 )
 """What tflite-runtime 2.14 to ai-edge-litert 2.3 say when the file is sound but a kernel does not take it."""
 
-_SOURCE_PLACE = re.compile(r"\S*tflite/\S+?\.(?:cc|h)(?::\d+)? ?")
+_SOURCE_PLACE = re.compile(r"\S*(?:tflite|tensorflow/lite)/\S+?\.(?:cc|h)(?::\d+)? ?")
 
 
 class LitertRuntime:
@@ -101,14 +101,14 @@ class LitertRuntime:
     def load(self, path: Path, *, variant: Variant, threads: int, spinning: bool) -> LitertSession:  # noqa: ARG002
         """Load a model file. Arguments and errors as `Runtime.load`; LiteRT has no say over spinning."""
         library = find_library()
-        _check_header(path)
+        _check_file(path)
         return LitertSession(functools.partial(_open, library, path, variant.engine, threads), engine=variant.engine)
 
 
 RUNTIME = LitertRuntime()
 
 
-def _check_header(path: Path) -> None:
+def _check_file(path: Path) -> None:
     """Refuse what is no LiteRT file before the library sees it. Raises LoadFailedError."""
     try:
         size_bytes = path.stat().st_size
@@ -118,11 +118,14 @@ def _check_header(path: Path) -> None:
         msg = f"cannot read {path.name}: {error.strerror}"
         raise LoadFailedError(msg) from error
     root = int.from_bytes(head[:4], "little")
-    if head[4:8] != _IDENTIFIER or not 4 <= root < size_bytes:
+    if head[4:8] != IDENTIFIER or not 4 <= root < size_bytes:
         msg = f"cannot load {path.name}: it is no LiteRT model ({size_bytes} bytes, beginning with {head!r})"
         raise LoadFailedError(msg)
     if size_bytes > _MAX_MODEL_BYTES:
         msg = f"cannot load {path.name}: {size_bytes} bytes; allowed are {_MAX_MODEL_BYTES}"
+        raise LoadFailedError(msg)
+    if not is_whole(path):
+        msg = f"cannot load {path.name}: something it refers to lies outside of its {size_bytes} bytes"
         raise LoadFailedError(msg)
 
 

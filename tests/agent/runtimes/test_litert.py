@@ -77,6 +77,13 @@ def test_inputs_of_dynamic_size_take_the_size_they_are_fed(digits_tflite: Path, 
     assert np.allclose(whole[3:4], one, atol=1e-4)
 
 
+def test_a_bound_call_outlives_a_change_of_size(digits_tflite: Path, images: np.ndarray) -> None:
+    session = load(digits_tflite)
+    call = session.bind({"image": images.transpose(0, 2, 3, 1)})
+    assert session.run({"image": images[:1].transpose(0, 2, 3, 1)})["logits"].shape == (1, 10)
+    call()
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
