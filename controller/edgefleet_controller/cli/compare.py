@@ -1,4 +1,4 @@
-"""`fleet compare` and `fleet bench`: parity and latency of model files on this machine, without a fleet."""
+"""`fleet compare`: parity of two model files on this machine, without a fleet."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from edgefleet_controller.cli import output
+from edgefleet_controller.cli.bench import bench
 from edgefleet_controller.cli.errors import build
-from edgefleet_controller.cli.options import duration_s, existing_file, preprocess_of
+from edgefleet_controller.cli.options import PreprocessOption, existing_file, preprocess_of
 from edgefleet_controller.cli.output import FormatOption
 
 if TYPE_CHECKING:
@@ -20,21 +21,9 @@ EXIT_PARITY_FAILED = 3
 # Written out here, because `fleet --help` must not load the contract; a test compares them with it.
 PrecisionChoice = Literal["fp32", "fp16", "bf16", "int8", "int8-dynamic", "int16x8", "int4"]
 TaskChoice = Literal["classification", "detection", "embedding", "segmentation", "sequence", "regression"]
-ScenarioChoice = Literal["single-stream"]
 
 COMPARE_TIMEOUT_S = 3600.0
 """Comparing runs every sample through two models; a larger set than an hour's is a mistake or a hang."""
-BENCH_MARGIN_S = 120.0
-"""Loading, first inference and warm-up come on top of the measurement."""
-
-PreprocessOption = Annotated[
-    str | None,
-    typer.Option(
-        "--preprocess-from",
-        metavar="MANIFEST[:MODEL]",
-        help="Prepare raw samples as this model of a manifest does. MODEL may be left out when there is one.",
-    ),
-]
 
 
 def register(app: typer.Typer) -> None:
@@ -85,40 +74,3 @@ def compare(
         check = answer.failed_check.value if answer.failed_check else "unnamed check"
         output.words(f"parity fails at {check}: {answer.reason or 'no reason was given'}", style="red")
         raise typer.Exit(EXIT_PARITY_FAILED)
-
-
-def bench(
-    ctx: typer.Context,
-    model: Annotated[Path, typer.Argument(metavar="MODEL", show_default=False, help="A model file.")],
-    samples: Annotated[Path, typer.Option("--samples", help=".npz of real inputs.", show_default=False)],
-    scenario: Annotated[ScenarioChoice, typer.Option("--scenario", help="As MLPerf means it.")] = "single-stream",
-    duration: Annotated[str, typer.Option("--duration", help="How long to measure: 5s, 1m.")] = "5s",
-    threads: Annotated[int, typer.Option("--threads", help="Threads the runtime may use.")] = 1,
-    preprocess_from: PreprocessOption = None,
-    form: FormatOption = "table",
-) -> None:
-    """Latency of one model file on this machine, with intervals and the conditions it was measured under."""
-    from edgefleet_contract.job import BenchAnswer, BenchJob, LatencyBudget
-    from edgefleet_controller.cli.render_trial import benchmark, draw_benchmark
-    from edgefleet_controller.cli.worker import run_job
-
-    wanted_s = duration_s(duration, "--duration")
-    budget = build(
-        LatencyBudget,
-        scenario=scenario,
-        min_duration_s=min(wanted_s, LatencyBudget().min_duration_s),
-        max_duration_s=wanted_s,
-        threads=threads,
-    )
-    job = build(
-        BenchJob,
-        model=existing_file(model, "MODEL"),
-        samples=existing_file(samples, "--samples"),
-        latency=budget,
-        preprocess=preprocess_of(preprocess_from),
-    )
-    settings: Settings = ctx.obj
-    # The run may go on to 4 times its duration to reach the smallest sample (LatencyBudget).
-    timeout_s = 4 * wanted_s + BENCH_MARGIN_S
-    answer = run_job(settings, job, BenchAnswer, timeout_s=timeout_s, doing=f"measuring for {duration}")
-    output.emit(benchmark(answer, model.name), form, lambda console: draw_benchmark(console, answer, model.name))

@@ -3,24 +3,41 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 
 from edgefleet_contract.errors import UserInputError
 
+T = TypeVar("T")
+
 ManifestArgument = Annotated[Path, typer.Argument(metavar="FILE", help="The manifest.", show_default=False)]
 DeviceOption = Annotated[str | None, typer.Option("--device", help="Only this device.")]
 ModelOption = Annotated[str | None, typer.Option("--model", help="Only this model.")]
+
+PreprocessOption = Annotated[
+    str | None,
+    typer.Option(
+        "--preprocess-from",
+        metavar="MANIFEST[:MODEL]",
+        help="Prepare raw samples as this model of a manifest does. MODEL may be left out when there is one.",
+    ),
+]
 
 
 def duration_s(text: str, option: str) -> float:
     """Return a duration such as `10m` in seconds. Raises UserInputError naming the option."""
     from edgefleet_contract.units import parse_duration_s
 
+    return parsed(text, option, parse_duration_s)
+
+
+def parsed(text: str, option: str, parse: Callable[[str], T]) -> T:
+    """Return a quantity with its unit, as `parse` reads it. Raises UserInputError naming the option."""
     try:
-        return parse_duration_s(text)
+        return parse(text)
     except ValueError as error:
         msg = f"{option} {text[:64]!r}: {error}"
         raise UserInputError(msg) from error

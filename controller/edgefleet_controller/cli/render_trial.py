@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from edgefleet_contract.job import BenchAnswer, CompareAnswer
 
 _BAR = 24
+_TOP_OPERATORS = 5
 
 
 def comparison(answer: CompareAnswer) -> dict[str, Any]:
@@ -100,8 +101,51 @@ def _conditions(latency: LatencyResult, conditions: Conditions) -> list[str]:
     start = f"load {format_ms(latency.load_ms)}, first {format_ms(latency.first_ms)}, warm-up {latency.warmup_n}"
     machine = f"{conditions.cpu_model} ({conditions.cpu_count} CPU(s), {conditions.arch})"
     runtime = f"{conditions.runtime} {conditions.runtime_version}, {conditions.threads} thread(s)"
+    unsettled = "" if latency.warmed_up is not False else " (the level had not settled)"
     return [
         f"n {latency.n}, {independent}, preempted {latency.preempted_n}; {latency.duration_s:.1f} s",
-        f"{latency.scenario.value}; {start}; harness floor {format_ms(latency.harness_floor_ms)}",
-        f"{runtime}, {machine}",
+        f"{_scenario(latency)}; {start}{unsettled}; harness floor {format_ms(latency.harness_floor_ms)}",
+        *_throughput(latency),
+        *_early_stopping(latency),
+        *_operators(latency),
+        f"{runtime}, CPUs {conditions.extra.get('cpus', 'any')}, {machine}",
     ]
+
+
+def _scenario(latency: LatencyResult) -> str:
+    words = latency.scenario.value
+    if latency.samples_per_query > 1:
+        words += f", {latency.samples_per_query} samples a query"
+    if latency.rate_hz is not None:
+        words += f", {latency.rate_hz:.4g} queries a second"
+    return words
+
+
+def _throughput(latency: LatencyResult) -> list[str]:
+    if latency.throughput_hz is None:
+        return []
+    words = f"throughput {latency.throughput_hz:.4g} samples a second"
+    if latency.ci95_throughput_hz is not None:
+        words += " ({:.4g} … {:.4g})".format(*latency.ci95_throughput_hz)
+    if latency.service is not None:
+        words += f"; in the model p50 {format_ms(latency.service.p50_ms)}, p99 {format_ms(latency.service.p99_ms)}"
+    return [words]
+
+
+def _early_stopping(latency: LatencyResult) -> list[str]:
+    """Return what MLPerf's criterion allows to be said about the percentiles it knows."""
+    if not latency.early_stopping:
+        return []
+    said = [
+        f"p{100 * stated.percentile:g} "
+        + (f"needs {stated.needed_n}" if stated.estimate_ms is None else format_ms(stated.estimate_ms))
+        for stated in latency.early_stopping
+    ]
+    return [f"by MLPerf's early stopping: {', '.join(said)}"]
+
+
+def _operators(latency: LatencyResult) -> list[str]:
+    if latency.profile is None:
+        return []
+    named = [f"{found.operator} {format_share(found.share)}" for found in latency.profile.operators[:_TOP_OPERATORS]]
+    return [f"time by operator, from a pass of its own: {', '.join(named)}"]

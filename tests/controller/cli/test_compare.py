@@ -6,10 +6,14 @@ from typing import get_args
 
 import pytest
 
+from edgefleet_contract.accept import Scenario
 from edgefleet_contract.child import ChildEnd, ChildOutcome
 from edgefleet_contract.evidence import (
     Conditions,
+    EarlyStopping,
     LatencyResult,
+    OperatorProfile,
+    OperatorShare,
     OutputParity,
     ParityCheck,
     ParityResult,
@@ -17,7 +21,8 @@ from edgefleet_contract.evidence import (
     Task,
 )
 from edgefleet_contract.job import BenchAnswer, ClaimedPrecision, CompareAnswer, ErrorAnswer
-from edgefleet_controller.cli.compare import PrecisionChoice, ScenarioChoice, TaskChoice
+from edgefleet_controller.cli.bench import ScenarioChoice, cpu_list
+from edgefleet_controller.cli.compare import PrecisionChoice, TaskChoice
 from edgefleet_controller.cli.options import split_model
 from edgefleet_hil.scripted import Cli, FakeBackend
 
@@ -43,7 +48,7 @@ def comparison(parity: ParityResult) -> CompareAnswer:
 def test_the_choices_written_out_for_a_quick_start_are_those_of_the_contract() -> None:
     assert get_args(PrecisionChoice) == get_args(ClaimedPrecision)
     assert get_args(TaskChoice) == tuple(task.value for task in Task)
-    assert get_args(ScenarioChoice) == ("single-stream",)
+    assert get_args(ScenarioChoice) == tuple(scenario.value for scenario in Scenario)
 
 
 def test_a_pass_exits_0_with_figures_at_the_top_level(
@@ -187,6 +192,69 @@ def test_bench_measures_for_the_duration_with_the_threads(
     assert (job["latency"]["max_duration_s"], job["latency"]["min_duration_s"]) == (0.5, 0.5)
     assert job["latency"]["threads"] == 2
     assert job["timeout_s"] > 4 * 0.5
+
+
+def test_bench_asks_for_the_scenario_its_rate_and_its_percentile(
+    cli: Cli, backend: FakeBackend, models: Path, latency: LatencyResult, conditions: Conditions
+) -> None:
+    backend.answer(BenchAnswer(latency=latency, conditions=conditions))
+    cli(
+        "bench", "a.onnx", "--samples", "s.npz", "--scenario", "server", "--rate", "20Hz", "--percentile", "99",
+        "--cpus", "0-1,3",
+    )  # fmt: skip
+    asked = backend.jobs[0]["latency"]
+    assert (asked["scenario"], asked["rate_hz"], asked["percentile"]) == ("server", 20.0, 0.99)
+    assert asked["cpus"] == [0, 1, 3]
+
+
+def test_bench_draws_what_a_scenario_adds(
+    cli: Cli, backend: FakeBackend, models: Path, latency: LatencyResult, conditions: Conditions
+) -> None:
+    operators = (OperatorShare(operator="Conv", share=0.75, calls_n=5),)
+    server = latency.model_copy(
+        update={
+            "scenario": Scenario.SERVER,
+            "rate_hz": 20.0,
+            "throughput_hz": 19.8,
+            "service": latency,
+            "warmed_up": False,
+            "profile": OperatorProfile(operators=operators, inferences_n=20, source="a test"),
+            "early_stopping": (
+                EarlyStopping(percentile=0.9, confidence=0.99, needed_n=64, discarded_n=3, estimate_ms=0.06),
+                EarlyStopping(percentile=0.99, confidence=0.99, needed_n=662),
+            ),
+        }
+    )
+    backend.answer(BenchAnswer(latency=server, conditions=conditions))
+    out = cli("bench", "a.onnx", "--samples", "s.npz").stdout
+    for text in (
+        "server, 20 queries a second", "throughput 19.8 samples a second; in the model p50 46 µs", "Conv 75%",
+        "p90 60 µs, p99 needs 662", "the level had not settled",
+    ):  # fmt: skip
+        assert text in out
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "named"),
+    [
+        ("--rate", "20", "--rate '20'"),
+        ("--load", "100%", "the queue grows without end"),
+        ("--cpus", "0-x", "not a list of CPUs"),
+        ("--cpus", "9999", "not a list of CPUs"),
+        ("--percentile", "100", "percentile"),
+    ],
+)
+def test_a_wrong_option_of_bench_is_refused_by_name(
+    cli: Cli, backend: FakeBackend, models: Path, option: str, value: str, named: str
+) -> None:
+    result = cli("bench", "a.onnx", "--samples", "s.npz", option, value)
+    assert result.exit_code == 2
+    assert named in result.stderr
+    assert backend.jobs == []
+
+
+def test_cpus_are_named_one_by_one_or_as_ranges() -> None:
+    assert cpu_list("3,0-1") == (0, 1, 3)
 
 
 def test_preprocessing_is_taken_from_a_manifest(
