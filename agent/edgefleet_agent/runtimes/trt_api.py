@@ -41,6 +41,7 @@ USED: Mapping[str, tuple[str, ...]] = {
         "DLA_core",
         "add_optimization_profile",
         "can_run_on_DLA",
+        "clear_flag",
         "default_device_type",
         "set_flag",
         "set_memory_pool_limit",
@@ -66,7 +67,7 @@ USED: Mapping[str, tuple[str, ...]] = {
 """Class → members that are called or read, wherever the code names a variable of that class."""
 
 ENUMS: Mapping[str, tuple[str, ...]] = {
-    "BuilderFlag": ("GPU_FALLBACK",),
+    "BuilderFlag": ("GPU_FALLBACK", "TF32"),
     "DataType": ("BOOL", "FLOAT", "HALF", "INT32", "INT64", "INT8", "UINT8"),
     "DeviceType": ("DLA",),
     "MemoryPoolType": ("TACTIC_DRAM", "WORKSPACE"),

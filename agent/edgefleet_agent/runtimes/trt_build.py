@@ -84,6 +84,7 @@ def build_plan(trt: Trt, source: bytes, profiles: Mapping[str, Range], limits: P
     network: INetworkDefinition = builder.create_network(_flags(trt))
     _parse(trt, network, kept, source, on_dla=on_dla)
     config: IBuilderConfig = builder.create_builder_config()
+    config.clear_flag(trt.BuilderFlag.TF32)  # float32 means float32; for speed there is fp16
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, limits.workspace_bytes)
     config.set_memory_pool_limit(trt.MemoryPoolType.TACTIC_DRAM, limits.tactic_bytes)
     _add_profile(builder, network, config, profiles)

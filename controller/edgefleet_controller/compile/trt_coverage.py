@@ -92,7 +92,7 @@ def _operator(index: int, node: onnx.NodeProto, refused: str | None, off_dla: st
         type=(f"{node.domain}:{node.op_type}" if node.domain else node.op_type)[:128],
         placed=Placed.ACCELERATOR if reason is None else Placed.UNSUPPORTED,
         reason=None if reason is None else clip_reason(reason),
-        rewrite=trt_qdq.CURE if refused is not None and trt_qdq.is_quantisation(node) else None,
+        rewrite=trt_qdq.REWRITE if refused is not None and trt_qdq.is_quantisation(node) else None,
     )
 
 

@@ -39,6 +39,7 @@ def serialize(vendor: Vendor, model: bytes, profiles: Profiles, sms: Sequence[in
     if not parser.parse(model):
         return None, _said(logger.errors)
     config = builder.create_builder_config()
+    config.clear_flag(vendor.BuilderFlag.TF32)  # float32 means float32; for speed there is fp16
     config.num_compute_capabilities = len(sms)
     for place, sm in enumerate(sms):
         config.set_compute_capability(getattr(vendor.ComputeCapability, f"SM{sm}"), place)

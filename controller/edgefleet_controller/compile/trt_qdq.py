@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
+REWRITE = "symmetric int8 Q and DQ, bias in float"
 CURE = (
     "quantize with QInt8 activations and weights, QDQ format, ActivationSymmetric, WeightSymmetric, "
     "QuantizeBias=False; or give the float model and let tensorrt/gpu/int8 do it"

@@ -16,7 +16,7 @@ from edgefleet_controller.compile.ort import save_plain
 from edgefleet_controller.compile.protocol import BuildRequest, OptionValue
 from edgefleet_controller.compile.trt_coverage import cover, refused_nodes
 from edgefleet_controller.compile.trt_profile import Range, fix_sizes, profiles_of
-from edgefleet_controller.compile.trt_qdq import CURE
+from edgefleet_controller.compile.trt_qdq import CURE, REWRITE
 
 UNPROVEN = "never run on hardware by us"
 FOLD = "fold-int8-weights"
@@ -74,7 +74,7 @@ def require_taken(coverage: Coverage, target: str) -> None:
         f"{len(refused)} of {len(coverage.operators)} operators are refused by {who}: {named}"
         + (f"; and {more_n} more (fleet explain MODEL --variant {target}/fp16 lists them)" if more_n > 0 else ""),
         family="unsupported",
-        next_step=CURE if any(each.rewrite == CURE for each in refused) else None,
+        next_step=CURE if any(each.rewrite == REWRITE for each in refused) else None,
     )
 
 

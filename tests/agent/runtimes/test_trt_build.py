@@ -65,6 +65,7 @@ def source(operator: str = "Relu", *, rows: int | str = 2, notes: dict[str, str]
 def test_a_plan_is_built_of_a_static_source(vendor: Any) -> None:
     built = build_plan(vendor, source(), {}, LIMITS, on_dla=False)
     assert read_header(built.plan).matches(vendor.__version__)
+    assert b"tf32=1" not in built.plan
     assert built.layers_n >= 2
     assert built.dla_layers_n == 0
 

@@ -249,6 +249,11 @@ def test_a_generation_that_refuses_the_model_is_left_out_with_its_reason(build: 
     assert "FP32 GEMM is not supported" in str(answer.options["sm75_refused"])
 
 
+def test_float32_plans_do_not_round_to_tf32(build: Build) -> None:
+    plan = build("tensorrt-rtx/gpu/fp32")[0].read_bytes()
+    assert (b"tf32=0" in plan, b"tf32=1" in plan) == (True, False)
+
+
 def test_a_plan_can_be_asked_for_single_generations(tmp_path: Path) -> None:
     model = network(axis="1")
     trt_profile.fix_sizes(model, {"image": ((1, 3, 16, 16),) * 3})

@@ -163,7 +163,7 @@ def test_onnx_runtimes_default_quantisation_is_refused_with_the_cure(quantized: 
     reasons = " ".join(str(each.reason) for each in refused_nodes(coverage))
     assert "bias quantised to int32" in reasons
     assert "uint8" in reasons
-    assert {each.rewrite for each in refused_nodes(coverage)} == {trt_qdq.CURE}
+    assert {each.rewrite for each in refused_nodes(coverage)} == {trt_qdq.REWRITE}
     with pytest.raises(CompileFaultError) as caught:
         require_taken(coverage, GPU)
     assert "QuantizeBias=False" in str(caught.value.next_step)
