@@ -153,12 +153,16 @@ class Resident:
         """Take events until told to stop, then end within a second: worker killed, farewell said."""
         while not self._stopping:
             self.turn(self._wait_s())
-        self._background.cancel()
         self._fetcher.stop()
-        if self._background.wait_idle(_STOP_WAIT_S):
+        if self.end_background(_STOP_WAIT_S):
             self._store.end_attempts()
         self._link.stop(self._presence(self._connection, online=False))
         log.info("stopped")
+
+    def end_background(self, wait_s: float) -> bool:
+        """Ask the worker to end, wait at most this long, and return whether it has."""
+        self._background.cancel()
+        return self._background.wait_idle(wait_s)
 
     def turn(self, wait_s: float) -> bool:
         """Take one event, waiting at most this long, and do what is due; return whether there was one."""

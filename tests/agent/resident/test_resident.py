@@ -2,33 +2,23 @@
 
 from __future__ import annotations
 
-import base64
-import queue
 import sqlite3
 import threading
 from collections.abc import Callable
-from hashlib import sha256
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgefleet_agent.config import AgentConfig, Broker
-from edgefleet_agent.filesystem import Filesystem
-from edgefleet_agent.jobs import JobDeath
-from edgefleet_agent.link import LinkDown, LinkUp, Received
-from edgefleet_agent.resident import Ports, Resident
-from edgefleet_agent.state import Opened, StateStore, open_database
-from edgefleet_contract.base import Record
-from edgefleet_contract.child import ChildEnd, ChildLimits, ChildOutcome
+from edgefleet_agent.link import LinkDown, Received
+from edgefleet_agent.state import StateStore
+from edgefleet_contract.child import ChildEnd, ChildLimits
 from edgefleet_contract.evidence import Trial, Verdict
 from edgefleet_contract.job import QualifyAnswer, QualifyJob
 from edgefleet_contract.profile import Profile
 from edgefleet_contract.report import (
-    ChunkRefusal,
-    ChunkRequest,
     DeviceState,
     EvidenceReport,
     Heartbeat,
@@ -39,152 +29,19 @@ from edgefleet_contract.report import (
     Requalify,
     Transition,
 )
-from edgefleet_contract.topics import DeviceTopics
-from edgefleet_contract.wire import decode, encode
-
-TOPICS = DeviceTopics("lab", "one")
-R = TypeVar("R", bound=Record)
-Worker = Callable[[QualifyJob, ChildLimits, threading.Event], Any]
-
-
-class LoopbackLink:
-    """A connection whose other end is the test: keeps what is published, serves the chunks it knows."""
-
-    def __init__(self, will: Callable[[int], bytes], events: queue.SimpleQueue[Any]) -> None:
-        self.will = will
-        self.events = events
-        self.blobs: dict[str, bytes] = {}
-        self.sent: list[tuple[str, bytes]] = []
-        self.retained: dict[str, bytes] = {}
-        self.started = False
-        self.farewell = b""
-
-    def start(self) -> None:
-        self.started = True
-
-    def stop(self, farewell: bytes) -> None:
-        self.farewell = farewell
-
-    def publish(self, topic: str, payload: bytes, *, qos: int, retain: bool = False) -> None:
-        self.sent.append((topic, payload))
-        if retain:
-            self.retained[topic] = payload
-        if topic == TOPICS.get:
-            self.serve(decode(ChunkRequest, payload))
-
-    def serve(self, request: ChunkRequest) -> None:
-        blob = self.blobs.get(request.digest)
-        if blob is None:
-            refusal = ChunkRefusal(digest=request.digest, reason="no such blob")
-            self.events.put(Received(TOPICS.command, encode(refusal)))
-            return
-        have = int.from_bytes(base64.b64decode(request.have), "little")
-        for n in range(request.offset, -(-len(blob) // request.chunk_bytes)):
-            if not have >> (n - request.offset) & 1:
-                data = blob[n * request.chunk_bytes : (n + 1) * request.chunk_bytes]
-                properties = {"digest": request.digest, "sha256": sha256(data).hexdigest()}
-                self.events.put(Received(TOPICS.block(request.digest, n), data, properties))
-
-    def said(self, topic: str, kind: type[R]) -> list[R]:
-        return [decode(kind, payload) for sent_on, payload in self.sent if sent_on == topic]
-
-
-class World:
-    """An agent on a home folder, and everything around it."""
-
-    def __init__(self, home: Path, profile: Profile, worker: Worker) -> None:
-        self.config = AgentConfig(home=home, broker=Broker("127.0.0.1", 1), device="one", site="lab")
-        self.profile = profile
-        self.worker = worker
-        self.now_s = 1000.0
-        self.machine_boot = "boot-1"
-        self.links: list[LoopbackLink] = []
-        self.blobs: dict[str, bytes] = {}
-        self.agent = self.boot()
-
-    @property
-    def link(self) -> LoopbackLink:
-        return self.links[-1]
-
-    def make_link(self, will: Callable[[int], bytes], events: queue.SimpleQueue[Any]) -> LoopbackLink:
-        self.links.append(LoopbackLink(will, events))
-        self.link.blobs = self.blobs
-        return self.link
-
-    def run_job(self, job: QualifyJob, limits: ChildLimits, cancelled: threading.Event) -> Any:
-        return self.worker(job, limits, cancelled)
-
-    def boot(self) -> Resident:
-        """Start a new life of the agent on the same home."""
-        self.connection = open_database(self.config.home / "agent.db").connection
-        ports = Ports(
-            make_link=self.make_link,
-            probe=lambda: self.profile,
-            filesystem=Filesystem(),
-            run_job=self.run_job,
-            clock_s=lambda: self.now_s,
-            now_ns=lambda: int(self.now_s * 1e9),
-            machine_boot=lambda: self.machine_boot,
-        )
-        self.agent = Resident(self.config, Opened(self.connection), ports)
-        self.agent.start()
-        self.until(lambda: self.link.started)
-        self.link.events.put(LinkUp(1))
-        self.until(lambda: TOPICS.state in self.link.retained)
-        return self.agent
-
-    def until(self, holds: Callable[[], bool]) -> None:
-        for _ in range(500):
-            if holds():
-                return
-            assert self.agent.turn(5.0), "nothing happens any more"
-        raise AssertionError
-
-    def settle(self) -> None:
-        """Let everything that is on its way happen."""
-        while self.agent.turn(0.0):
-            pass
-
-    def receive(self, topic: str, record: Record) -> None:
-        self.link.events.put(Received(topic, encode(record)))
-
-    def wish(self, desired: Any) -> None:
-        self.receive(TOPICS.desired, desired)
-
-    def bodies(self, kind: type[R]) -> list[R]:
-        reports = [report.body for report in self.link.said(TOPICS.event, Report)]
-        return [body for body in reports if isinstance(body, kind)]
-
-    def until_said(self, state: DeviceState) -> Transition:
-        self.until(lambda: any(body.state is state for body in self.bodies(Transition)))
-        return next(body for body in reversed(self.bodies(Transition)) if body.state is state)
-
-    @property
-    def presence(self) -> Presence:
-        return decode(Presence, self.link.retained[TOPICS.state])
-
-
-def qualifies(_: QualifyJob, __: ChildLimits, ___: threading.Event) -> QualifyAnswer:
-    return QualifyAnswer(trial=Trial(verdict=Verdict.QUALIFIED))
-
-
-def dies_of(end: ChildEnd) -> Worker:
-    outcome = ChildOutcome(end, None, "killed by signal 11 (SIGSEGV)", "last line", 0.1)
-    return lambda _, __, ___: JobDeath(outcome)
-
-
-def waits_for_its_end(_: QualifyJob, __: ChildLimits, cancelled: threading.Event) -> JobDeath:
-    assert cancelled.wait(10.0)
-    return JobDeath(ChildOutcome(ChildEnd.CANCELLED, None, "cancelled", "", 0.1))
+from edgefleet_contract.wire import decode
+from edgefleet_hil.lone_agent import TOPICS, LoneAgent, dies_of, qualifies, waits_for_its_end
 
 
 @pytest.fixture
-def world(tmp_path: Path, profile: Profile) -> World:
-    return World(tmp_path, profile, qualifies)
+def world(tmp_path: Path, profile: Profile) -> LoneAgent:
+    world = LoneAgent(tmp_path, profile, qualifies)
+    world.boot()
+    return world
 
 
 @pytest.fixture
-def made(artifact: Any, world: World) -> Any:
+def made(artifact: Any, world: LoneAgent) -> Any:
     made = artifact({"model.onnx": b"m" * 200_000, "samples.npz": b"s"})
     world.blobs.update(made.blobs)
     return made
@@ -195,14 +52,14 @@ def asked(made: Any, wish: Any, desired: Any) -> Callable[[int], Any]:
     return lambda generation: desired(generation, wish(made.candidate))
 
 
-def test_at_birth_it_says_that_it_is_here_and_what_it_is(world: World) -> None:
+def test_at_birth_it_says_that_it_is_here_and_what_it_is(world: LoneAgent) -> None:
     assert (world.presence.online, world.presence.connection, world.presence.generation) == (True, 1, 0)
     assert world.presence.profile == world.profile.digest
     assert world.bodies(ProfileReport)[0].profile == world.profile
     assert not decode(Presence, world.link.will(2)).online
 
 
-def test_a_wish_becomes_a_link_on_disk_and_is_reported(world: World, made: Any, asked: Any) -> None:
+def test_a_wish_becomes_a_link_on_disk_and_is_reported(world: LoneAgent, made: Any, asked: Any) -> None:
     world.wish(asked(1))
     active = world.until_said(DeviceState.ACTIVE)
     assert active.artifact == made.candidate.artifact
@@ -211,14 +68,14 @@ def test_a_wish_becomes_a_link_on_disk_and_is_reported(world: World, made: Any, 
     assert [body.evidence.verdict for body in world.bodies(EvidenceReport)] == [Verdict.QUALIFIED]
 
 
-def test_a_verdict_closes_its_attempt(world: World, asked: Any) -> None:
+def test_a_verdict_closes_its_attempt(world: LoneAgent, asked: Any) -> None:
     world.wish(asked(1))
     world.until(lambda: bool(StateStore(world.connection).open_strikes("other")))
     world.until_said(DeviceState.ACTIVE)
     assert StateStore(world.connection).open_strikes("other") == {}
 
 
-def test_a_worker_that_dies_is_a_failed_candidate_with_its_last_words(world: World, asked: Any) -> None:
+def test_a_worker_that_dies_is_a_failed_candidate_with_its_last_words(world: LoneAgent, asked: Any) -> None:
     world.worker = dies_of(ChildEnd.CRASHED)
     world.wish(asked(1))
     refused = world.until_said(DeviceState.REFUSED)
@@ -226,7 +83,7 @@ def test_a_worker_that_dies_is_a_failed_candidate_with_its_last_words(world: Wor
     assert refused.tried[0].reason == "the worker killed by signal 11 (SIGSEGV); its last words: last line"
 
 
-def test_what_was_damaged_during_its_trial_does_not_become_active(world: World, made: Any, asked: Any) -> None:
+def test_what_was_damaged_during_its_trial_does_not_become_active(world: LoneAgent, made: Any, asked: Any) -> None:
     def spoils(job: QualifyJob, _: ChildLimits, __: threading.Event) -> QualifyAnswer:
         with (Path(job.artifact_dir) / "model.onnx").open("r+b") as file:
             file.write(b"other")
@@ -238,7 +95,7 @@ def test_what_was_damaged_during_its_trial_does_not_become_active(world: World, 
     assert not (world.config.home / "models/digits/current").exists()
 
 
-def test_after_a_restart_it_serves_on_and_says_nothing_anew(world: World, asked: Any) -> None:
+def test_after_a_restart_it_serves_on_and_says_nothing_anew(world: LoneAgent, asked: Any) -> None:
     world.wish(asked(1))
     world.until_said(DeviceState.ACTIVE)
     boot = world.presence.boot
@@ -252,7 +109,7 @@ def test_after_a_restart_it_serves_on_and_says_nothing_anew(world: World, asked:
     assert world.presence.boot != boot
 
 
-def test_reports_of_a_life_that_ended_are_delivered_by_the_next(world: World, asked: Any) -> None:
+def test_reports_of_a_life_that_ended_are_delivered_by_the_next(world: LoneAgent, asked: Any) -> None:
     world.wish(asked(1))
     world.until_said(DeviceState.ACTIVE)
     old = [(report.boot, report.seq) for report in world.link.said(TOPICS.event, Report)]
@@ -261,7 +118,7 @@ def test_reports_of_a_life_that_ended_are_delivered_by_the_next(world: World, as
     assert new[: len(set(old))] == sorted(set(old), key=lambda key: key[1])
 
 
-def test_a_reboot_during_a_trial_is_a_strike_and_the_second_refuses(world: World, made: Any, asked: Any) -> None:
+def test_a_reboot_during_a_trial_is_a_strike_and_the_second_refuses(world: LoneAgent, made: Any, asked: Any) -> None:
     world.worker = waits_for_its_end
     world.wish(asked(1))
     for boot in ("boot-2", "boot-3"):
@@ -272,7 +129,7 @@ def test_a_reboot_during_a_trial_is_a_strike_and_the_second_refuses(world: World
     assert world.until_said(DeviceState.REFUSED).tried[0].verdict is Verdict.CRASHED
 
 
-def test_a_clean_stop_kills_the_worker_is_no_strike_and_says_farewell(world: World, asked: Any) -> None:
+def test_a_clean_stop_kills_the_worker_is_no_strike_and_says_farewell(world: LoneAgent, asked: Any) -> None:
     world.worker = waits_for_its_end
     world.wish(asked(1))
     world.until(lambda: bool(StateStore(world.connection).open_strikes("other")))
@@ -282,7 +139,7 @@ def test_a_clean_stop_kills_the_worker_is_no_strike_and_says_farewell(world: Wor
     assert not decode(Presence, world.link.farewell).online
 
 
-def test_another_release_kills_the_trial_under_way(world: World, artifact: Any, wish: Any, desired: Any) -> None:
+def test_another_release_kills_the_trial_under_way(world: LoneAgent, artifact: Any, wish: Any, desired: Any) -> None:
     slow, quick = artifact({"model.onnx": b"slow"}), artifact({"model.onnx": b"quick"})
     world.blobs.update({**slow.blobs, **quick.blobs})
     world.worker = waits_for_its_end
@@ -294,7 +151,7 @@ def test_another_release_kills_the_trial_under_way(world: World, artifact: Any, 
     assert len(world.bodies(EvidenceReport)) == 1
 
 
-def test_a_wish_for_another_device_is_refused(world: World, asked: Any) -> None:
+def test_a_wish_for_another_device_is_refused(world: LoneAgent, asked: Any) -> None:
     world.wish(asked(1).model_copy(update={"device": "two"}))
     world.wish(asked(1).model_copy(update={"site": "else"}))
     world.settle()
@@ -302,14 +159,14 @@ def test_a_wish_for_another_device_is_refused(world: World, asked: Any) -> None:
     assert world.presence.generation == 0
 
 
-def test_a_command_to_requalify_proves_a_model_again(world: World, asked: Any) -> None:
+def test_a_command_to_requalify_proves_a_model_again(world: LoneAgent, asked: Any) -> None:
     world.wish(asked(1))
     world.until_said(DeviceState.ACTIVE)
     world.receive(TOPICS.command, Requalify(model="digits"))
     world.until(lambda: len(world.bodies(EvidenceReport)) == 2)
 
 
-def test_reports_are_sent_again_until_acknowledged(world: World) -> None:
+def test_reports_are_sent_again_until_acknowledged(world: LoneAgent) -> None:
     sent_n = len(world.link.said(TOPICS.event, Report))
     world.now_s += 6.0
     world.agent.turn(0.0)
@@ -321,7 +178,7 @@ def test_reports_are_sent_again_until_acknowledged(world: World) -> None:
     assert len(world.link.said(TOPICS.event, Report)) == sent_n + 1
 
 
-def test_heartbeats_come_at_their_period_and_only_while_connected(world: World) -> None:
+def test_heartbeats_come_at_their_period_and_only_while_connected(world: LoneAgent) -> None:
     for _ in range(3):
         world.now_s += 10.0
         world.agent.turn(0.0)
@@ -333,7 +190,7 @@ def test_heartbeats_come_at_their_period_and_only_while_connected(world: World) 
     assert len(world.link.said(TOPICS.heartbeat, Heartbeat)) == 3
 
 
-def test_a_blob_nobody_serves_is_given_up_and_tried_again_later(world: World, asked: Any) -> None:
+def test_a_blob_nobody_serves_is_given_up_and_tried_again_later(world: LoneAgent, asked: Any) -> None:
     blobs = dict(world.blobs)
     world.blobs.clear()
     world.wish(asked(1))
@@ -360,7 +217,7 @@ class FullDisk(sqlite3.Connection):
 
 
 def test_a_full_disk_delays_decisions_keeps_their_order_and_leaves_no_gap(
-    world: World, asked: Any, monkeypatch: pytest.MonkeyPatch
+    world: LoneAgent, asked: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     connect = sqlite3.connect
     monkeypatch.setattr(sqlite3, "connect", lambda *args, **kwargs: connect(*args, factory=FullDisk, **kwargs))
@@ -399,10 +256,10 @@ def test_no_message_whatever_it_holds_stops_the_loop(
     assert world.presence.generation == 0
 
 
-_HOSTILE: list[World] = []
+_HOSTILE: list[LoneAgent] = []
 
 
-def hostile_world(factory: pytest.TempPathFactory) -> World:
+def hostile_world(factory: pytest.TempPathFactory) -> LoneAgent:
     if not _HOSTILE:
         profile = Profile(
             device="one",
@@ -417,5 +274,6 @@ def hostile_world(factory: pytest.TempPathFactory) -> World:
             memory_bytes=1,
             disk_free_bytes=1,
         )
-        _HOSTILE.append(World(factory.mktemp("hostile"), profile, qualifies))
+        _HOSTILE.append(LoneAgent(factory.mktemp("hostile"), profile, qualifies))
+        _HOSTILE[0].boot()
     return _HOSTILE[0]
