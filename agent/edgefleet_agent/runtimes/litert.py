@@ -42,7 +42,10 @@ _UNSUPPORTED_SIGNS = (
 )
 """What tflite-runtime 2.14 to ai-edge-litert 2.3 say when the file is sound but a kernel does not take it."""
 
-_SOURCE_PLACE = re.compile(r"\S*(?:tflite|tensorflow/lite)/\S+?\.(?:cc|h)(?::\d+)? ?")
+_NOISE = re.compile(
+    r"Restored original execution plan after delegate application failure\.?"
+    r"|\S*(?:tflite|tensorflow/lite)/\S+?\.(?:cc|h)(?::\d+)? ?"
+)
 
 
 class LitertRuntime:
@@ -185,7 +188,7 @@ def _guess(module: LitertModule, path: Path) -> str:
 
 
 def _load_failed(error: Exception, said: str, path: Path, engine: str) -> DeviceError:
-    text = _SOURCE_PLACE.sub("", said).replace(str(path), path.name).replace("Node number", " Node number").strip()
+    text = _NOISE.sub("", said).replace(str(path), path.name).replace("Node number", " Node number").strip()
     text = text or type(error).__name__
     if engine in DELEGATE_ENGINES and isinstance(error, RuntimeError):
         return UnsupportedError(clip_reason(f"the {engine} delegate refuses {path.name}: {text}"))
