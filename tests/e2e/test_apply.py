@@ -66,7 +66,7 @@ def test_a_model_that_crashes_its_process_is_one_failed_candidate(
 def test_a_stack_that_runs_is_found_and_stopped(fleet: Any, small_manifest: Callable[[str], Path]) -> None:
     up = fleet.start("up")
     try:
-        until(lambda: (fleet.home / "run" / "stack.json").exists())  # the controller and the agent are still to come
+        until((fleet.home / "run" / "stack.json").exists)  # the controller and the agent are still to come
         said = fleet("apply", str(small_manifest("[ort/cpu/fp32]")), "-o", "json")
         assert said.code == 0, said.err
         assert up.poll() is None

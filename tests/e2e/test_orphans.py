@@ -43,9 +43,11 @@ class Watched:
         return [words for child in below if (words := _command(child))]
 
     def kill(self) -> None:
-        """Kill the command, as `kill -9` does, and what it still has to say with it."""
+        """Kill the command, as `kill -9` does, and what it still has to say with it. Safe to call twice."""
         self.process.kill()
-        self.process.communicate()
+        self.process.wait()
+        if self.process.stdout is not None:
+            self.process.stdout.close()
 
     def until_said(self, words: str) -> None:
         """Wait until the command prints a line with these words."""
