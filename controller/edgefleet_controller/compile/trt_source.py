@@ -66,15 +66,16 @@ def require_taken(coverage: Coverage, target: str) -> None:
     reasons: dict[str, list[str]] = {}
     for each in refused[:_NAMED_MAX]:
         reasons.setdefault(each.reason or "", []).append(f"[{each.index}] {each.type} {each.name!r}")
-    named = "; ".join(f"{', '.join(nodes)}: {reason}" for reason, nodes in reasons.items())
+    named = "; ".join(f"{reason}: {', '.join(nodes)}" for reason, nodes in reasons.items())
     more_n = len(refused) - _NAMED_MAX
+    more = f"; and {more_n} more (fleet explain MODEL --variant {target}/fp16 lists them)" if more_n > 0 else ""
+    # The cure comes first: a long list of names may be cut.
+    cure = f" (what helps: {CURE})" if any(each.rewrite == REWRITE for each in refused) else ""
     who = coverage.source_version.partition(";")[0]
     raise CompileFaultError(
         "variant",
-        f"{len(refused)} of {len(coverage.operators)} operators are refused by {who}: {named}"
-        + (f"; and {more_n} more (fleet explain MODEL --variant {target}/fp16 lists them)" if more_n > 0 else ""),
+        f"{len(refused)} of {len(coverage.operators)} operators are refused by {who}{cure}: {named}{more}",
         family="unsupported",
-        next_step=CURE if any(each.rewrite == REWRITE for each in refused) else None,
     )
 
 
