@@ -49,7 +49,7 @@ class Questions(Concern):
             return read_query(files[name])
         close = difflib.get_close_matches(name, files, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
-        msg = f"there is no query {name!r}{hint} There are: {', '.join(files) or 'none'}"
+        msg = f"there is no query {name!r}{hint}; there are: {', '.join(files) or 'none'}"
         raise UserInputError(msg, next_step=f'put {name}.sql in {self._queries_dir}, or ask with "SELECT …"')
 
     def _check(self, name: str, path: Path, now_ns: int) -> list[HealthFinding]:
