@@ -22,6 +22,7 @@ from edgefleet_agent.config import AgentConfig, ConfigError, config_from, parse_
 from edgefleet_agent.filesystem import Filesystem
 from edgefleet_agent.orders import obey_while_stopped
 from edgefleet_agent.records import AgentState
+from edgefleet_agent.sensors.probe import find_sysfs, is_live
 from edgefleet_agent.sensors.table import sensor_rows
 from edgefleet_agent.state import StateError, StateStore, open_database
 from edgefleet_agent.trial import run_in_worker, trial_of
@@ -108,7 +109,7 @@ def probe(options: argparse.Namespace) -> int:
     device = parse_name(options.device or os.environ.get("EDGEFLEET_DEVICE") or _host_name(), "--device")
     site = parse_name(options.site or os.environ.get("EDGEFLEET_SITE") or "local", "--site")
     labels = parse_labels(options.label)
-    engines = () if options.sysfs_root else probe_engines_in_child(options.test_runtimes)
+    engines = probe_engines_in_child(options.test_runtimes) if is_live(find_sysfs(root)) else ()
     profile = with_readings(probe_profile(site, device, labels, engines, sysfs_root=root), root)
     if options.output == "json":
         _print_json(profile)

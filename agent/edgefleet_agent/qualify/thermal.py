@@ -90,6 +90,11 @@ def start_limit_c(thermal: Thermal) -> float:
     return min(START_C, max(LOWEST_START_C, min(trips) - START_MARGIN_C))
 
 
+def longest_wait_s(latency_s: float) -> float:
+    """Return how long to wait at most before a latency run of some length: three times that, and half a minute."""
+    return min(LONGEST_WAIT_S, 3 * latency_s)
+
+
 def wait_until_cool(
     look: ReadThermal, sleep_s: Callable[[float], object], *, longest_s: float = LONGEST_WAIT_S
 ) -> Gate:
@@ -111,11 +116,18 @@ class ThermalWatch:
     Args:
         look: looks once at everything thermal.
         sleep_s: waits; None begins at once, however hot the device is.
+        longest_s: the longest wait.
     """
 
-    def __init__(self, look: ReadThermal, sleep_s: Callable[[float], object] | None = None) -> None:
+    def __init__(
+        self,
+        look: ReadThermal,
+        sleep_s: Callable[[float], object] | None = None,
+        *,
+        longest_s: float = LONGEST_WAIT_S,
+    ) -> None:
         self._look = look
-        self._gate = wait_until_cool(look, sleep_s) if sleep_s is not None else None
+        self._gate = wait_until_cool(look, sleep_s, longest_s=longest_s) if sleep_s is not None else None
         self._before = look()
 
     def stop(self) -> ThermalResult:

@@ -30,7 +30,7 @@ from edgefleet_agent.qualify.latency import Start, measure_latency
 from edgefleet_agent.qualify.latency_query import make_query, profile_of
 from edgefleet_agent.qualify.memory import MemoryMeter
 from edgefleet_agent.qualify.scenario import budget_for, samples_per_query
-from edgefleet_agent.qualify.thermal import ThermalWatch, judged
+from edgefleet_agent.qualify.thermal import ThermalWatch, judged, longest_wait_s
 from edgefleet_agent.runtimes.base import Array, Runtime, Session, UnsupportedError
 from edgefleet_agent.runtimes.mapped import mapped
 from edgefleet_agent.runtimes.registry import find_runtime
@@ -211,7 +211,8 @@ class _Trial:
     def _measure(self, session: Session, feeder: Feeder, start: Start) -> None:
         call = session.bind(feeder.feeds(0))
         sensors = probe()
-        watch = ThermalWatch(sensors.read_thermal, time.sleep)
+        wait_s = longest_wait_s(self.job.latency.max_duration_s)
+        watch = ThermalWatch(sensors.read_thermal, time.sleep, longest_s=wait_s)
         budget = budget_for(self.job.accept.latency, self.job.latency)
         query = make_query(session, feeder, samples_per_query(budget))
         latency = measure_latency(

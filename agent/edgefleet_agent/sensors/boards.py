@@ -7,6 +7,7 @@ NVIDIA's forum answer 223111 for AGX Orin, the Linux kernel's powercap documenta
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -52,6 +53,8 @@ INCLUDES: dict[str, tuple[str, ...]] = {
     "VIN": ("VDD_GPU", "VDD_CPU_SOC_MSS", "VIN_SYS_5V0"),
     "VIN_SYS_5V0": ("VDDQ_VDD2_1V8AO",),
 }
+_LAPTOP_BATTERY = re.compile(r"BAT[0-9]")
+"""ACPI's names; a phone shows its one battery and the gauges of it by other names."""
 _NVIDIA = ("jetson", "nvidia", "tegra")
 _SIGNATURE_N = 2
 """On a board that does not say it is NVIDIA's, one label of the tables may be chance; two are a Jetson module's."""
@@ -211,14 +214,29 @@ def _pmic_total(own: Sequence[Rail], _: Sequence[Rail], __: str | None) -> Total
     return Total(tuple(good), "PMIC rails", rule, left, modelled=True, reason=reason)
 
 
+def _whole_battery(found: Sequence[Rail]) -> tuple[list[Rail], str]:
+    """Return the batteries to add and why; none, and why not, when they may be one battery seen twice."""
+    rule = "on battery, the battery covers the whole device"
+    if len(found) == 1:
+        return [*found], rule
+    if all(_LAPTOP_BATTERY.fullmatch(rail.name) for rail in found):
+        return [*found], f"{rule}; a laptop's batteries add up"
+    if main := [rail for rail in found if rail.name == "battery"]:
+        return main, f"{rule}; the others are gauges of the same battery"
+    names = ", ".join(rail.name for rail in found)
+    return [], f"these may be one battery seen twice, so they are not added: {names}"
+
+
 def _battery_total(own: Sequence[Rail], _: Sequence[Rail], __: str | None) -> Total:
     device = [rail for rail in own if rail.scope == "device"]
     if not device:
         return Total(reason="the power supplies found here do not feed the device: " + ", ".join(r.name for r in own))
+    device, rule = _whole_battery(device)
+    if not device:
+        return Total(reason=rule)
     if bad := [rail for rail in device if rail.problem]:
         return Total(reason=_unreadable(bad))
     inferred = "; ".join(rail.inferred for rail in device if rail.inferred)
-    rule = "on battery, the battery covers the whole device" + (": its batteries add up" if len(device) > 1 else "")
     return Total(tuple(device), "device", rule, None, modelled=bool(inferred), reason=inferred or None)
 
 

@@ -66,7 +66,7 @@ def find_other_rails(chips: Chips, supplies: frozenset[str]) -> Found:
         if chip.name in _OWN_PROBE:
             continue
         found = [*_power_rails(chip), *_energy_rails(chip)]
-        if found and (chip.name in shown_again or "power_supply" in real(chip.folder)):
+        if found and (chip.name in shown_again or "power_supply" in Path(real(chip.folder)).parts):
             notes.append(f"{chip.folder.name} shows the power supply {chip.name} again and is left out")
             continue
         rails.extend(found)

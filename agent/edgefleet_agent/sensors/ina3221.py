@@ -120,14 +120,23 @@ def _iio_folders(sysfs_root: Path) -> list[tuple[str, Path]]:
 def _iio_rails(folder: Path, address: str, notes: list[str]) -> Iterator[Rail]:
     for channel in _IIO_CHANNELS:
         label = read_word(folder / f"rail_name_{channel}")
-        power = folder / f"in_power{channel}_input"
-        if not exists(power) or _UNUSED.fullmatch(label):
+        source = _iio_source(folder, channel)
+        if not (label or exists(source.paths[0])) or _UNUSED.fullmatch(label):
             continue
         if not label:
             notes.append(f"{address} channel {channel} has no name: what it feeds is not known")
         name = label or f"{address} channel {channel}"
         sensor = f"ina3221x {address} channel {channel}"
-        yield _rail(name, FileProduct((power,), _MILLI), sensor, readable_problem((power,)), None)
+        yield _rail(name, source, sensor, readable_problem(source.paths), None)
+
+
+def _iio_source(folder: Path, channel: int) -> FileProduct:
+    """Return a channel's power (mW), or its voltage times its current (mV, mA) where there is no power."""
+    power = folder / f"in_power{channel}_input"
+    parts = (folder / f"in_voltage{channel}_input", folder / f"in_current{channel}_input")
+    if not exists(power) and all(exists(part) for part in parts):
+        return FileProduct(parts, _MICRO)
+    return FileProduct((power,), _MILLI)
 
 
 def _rail(name: str, source: FileProduct, sensor: str, problem: str | None, window_s: float | None) -> Rail:

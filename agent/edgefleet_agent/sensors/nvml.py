@@ -8,13 +8,16 @@ NVML's documentation; it is taken as such an average everywhere.
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Protocol
 
-from edgefleet_agent.sensors.files import SensorFileError
+from edgefleet_agent.sensors.files import SensorFileError, exists
 from edgefleet_agent.sensors.rails import NEVER_RUN, Call, Found, Rail
 from edgefleet_contract.profile import RailKind
 
 MAX_GPUS = 16
+_CONTROL = Path("/dev/nvidiactl")
+"""There while NVIDIA's driver is loaded; without it NVML has nothing to say."""
 _WINDOW_S = 1.0
 _COUNTER_REFRESH_S = 0.1
 """Seen between 20 and 100 ms on data-centre cards (measurements published with Zeus and by Yang et al., 2024)."""
@@ -50,7 +53,9 @@ class Nvml(Protocol):
 
 
 def load_pynvml() -> Nvml | None:
-    """Return `pynvml` when it is installed, else None (`pip install edgefleet[nvml]`)."""
+    """Return `pynvml` when it is installed (`pip install edgefleet[nvml]`) and the driver is loaded, else None."""
+    if not exists(_CONTROL):
+        return None
     try:
         import pynvml
     except ImportError:

@@ -19,6 +19,7 @@ from edgefleet_contract.profile import RailKind
 Vcgencmd = Callable[[str], str]
 """Returns what `vcgencmd WORD` prints. Raises SensorFileError."""
 
+NO_PMIC = "no PMIC rails"
 _ANSWER_BYTES = 8192
 _TIMEOUT_S = 2.0
 _ADC = re.compile(r"^\s*([A-Z0-9_]{1,40})_([AV])\s+(current|volt)\([0-9]{1,3}\)=([0-9]{1,6}(?:\.[0-9]{1,12})?)[AV]\s*$")
@@ -72,7 +73,7 @@ def find_pmic(vcgencmd: Vcgencmd) -> Found:
     try:
         watts = parse_adc(vcgencmd("pmic_read_adc"))
     except SensorFileError as error:
-        return Found(notes=(f"no PMIC rails: {error}",))
+        return Found(notes=(f"{NO_PMIC}: {error}",))
     source = _PmicCall(vcgencmd)
     rails = [
         Rail(

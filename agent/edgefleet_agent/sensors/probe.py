@@ -18,7 +18,7 @@ from edgefleet_agent.sensors.files import SensorFileError, is_folder, read_bytes
 from edgefleet_agent.sensors.hwmon import find_chips, find_other_rails
 from edgefleet_agent.sensors.ina3221 import find_ina3221
 from edgefleet_agent.sensors.nvml import Nvml, find_nvml, load_pynvml
-from edgefleet_agent.sensors.pi import Vcgencmd, find_pmic, recorded_vcgencmd, run_vcgencmd
+from edgefleet_agent.sensors.pi import NO_PMIC, Vcgencmd, find_pmic, recorded_vcgencmd, run_vcgencmd
 from edgefleet_agent.sensors.power_supply import find_batteries, supply_names
 from edgefleet_agent.sensors.rails import MAX_RAILS, Rail, Total
 from edgefleet_agent.sensors.rapl import find_rapl
@@ -86,14 +86,22 @@ def probe(sysfs_root: Path = LIVE_ROOT, *, nvml: Nvml | None = None, vcgencmd: V
         find_nvml(nvml),
         find_other_rails(chips, supply_names(root)),
     ]
-    notes = [note for part in found if part for note in part.notes if board or not note.startswith("no PMIC")]
+    notes = [note for part in found if part for note in part.notes if board or not note.startswith(NO_PMIC)]
     rails = _unique(rail for part in found if part for rail in part.rails)
     if chips.cut:
         notes.append("more hwmon chips than are looked at")
     if len(rails) > MAX_RAILS:
         notes.append(f"{len(rails)} power rails: {MAX_RAILS} are shown")
     kept = _with_present_includes(rails[:MAX_RAILS])
-    return Sensors(kept, decide_total(kept, board), lambda: read_thermal(root, chips, vcgencmd), tuple(notes[:32]))
+    return Sensors(kept, _total(kept, board, notes), lambda: read_thermal(root, chips, vcgencmd), tuple(notes[:32]))
+
+
+def _total(rails: tuple[Rail, ...], board: str | None, notes: list[str]) -> Total:
+    total = decide_total(rails, board)
+    unread = next((note for note in notes if note.startswith(NO_PMIC)), None)
+    if not rails and unread and board and "raspberry pi 5" in board.lower():
+        return Total(reason=f"{unread}; a Raspberry Pi 5 is read by `vcgencmd pmic_read_adc`")
+    return total
 
 
 def _board(root: Path) -> str | None:

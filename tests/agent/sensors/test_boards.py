@@ -246,3 +246,16 @@ def test_a_machine_without_sensors_says_so(tmp_path: Path) -> None:
     rails, total = read(tmp_path)
     assert rails == {}
     assert (total.status, total.reason) == ("none", "no power sensor on this device")
+
+
+def test_a_jetpack_4_channel_without_power_is_voltage_times_current(tmp_path: Path) -> None:
+    chip = add_ina3221x(tmp_path, "6-0040", 0, (("POM_5V_IN", 2500),))
+    (chip / "in_power0_input").unlink()
+    assert read(tmp_path)[1].watts == 2.5
+
+
+def test_a_pi_5_whose_answers_were_not_recorded_says_what_reads_it(tmp_path: Path) -> None:
+    write_board_name(tmp_path, "Raspberry Pi 5 Model B Rev 1.0")
+    total = read(tmp_path)[1]
+    assert total.status == "none"
+    assert "vcgencmd pmic_read_adc" in str(total.reason)

@@ -139,7 +139,6 @@ def test_a_board_with_every_file_spoilt_is_still_probed(tree: Tree, board: str, 
         ("pi5", "vcgencmd/pmic_read_adc"),
         ("android", "class/power_supply/battery/current_now"),
         ("android", "class/power_supply/battery/status"),
-        ("nano-jetpack4", "bus/iio/devices/iio:device0/in_power0_input"),
     ],
 )
 def test_one_spoilt_figure_of_a_total_leaves_no_figure_and_a_reason(

@@ -106,3 +106,23 @@ def test_the_unit_is_kept_once_it_is_known(tmp_path: Path) -> None:
     sensors = battery(tmp_path, current_now=-500_000)
     supply(tmp_path, "battery", current_now=-12_000)
     assert total_of(sensors).watts == 0.048
+
+
+def test_a_phones_gauge_is_its_battery_seen_again(tmp_path: Path) -> None:
+    supply(tmp_path, "maxfg", type="Battery", status="Unknown", current_now=-510_000, voltage_now=4_000_000)
+    total = total_of(battery(tmp_path, current_now=-500_000))
+    assert (total.rails, total.watts) == (("battery",), 2.0)
+
+
+def test_batteries_that_may_be_one_are_not_added(tmp_path: Path) -> None:
+    for name in ("bq27541", "max17042"):
+        supply(tmp_path, name, type="Battery", status="Discharging", power_now=1_000_000)
+    total = total_of(probe(tmp_path))
+    assert total.status == "none"
+    assert "one battery seen twice" in str(total.reason)
+
+
+def test_a_folder_that_only_sounds_like_a_supply_hides_no_chip(tmp_path: Path) -> None:
+    root = tmp_path / "test_power_supply_again"
+    write_files(root, {"class/hwmon/hwmon0/name": "ina226", "class/hwmon/hwmon0/power1_input": 3_000_000})
+    assert [rail.name for rail in probe(root).rails] == ["ina226 power1"]
