@@ -164,6 +164,7 @@ def _quantize(
         dict(extra),
     )
     quantizer.quantize_model()
+    quantizer.model.topological_sort()
     made: onnx.ModelProto = quantizer.model.model
     return made
 

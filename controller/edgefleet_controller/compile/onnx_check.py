@@ -229,11 +229,11 @@ def check_weights(model: onnx.ModelProto) -> None:
         values = _floats(tensor)
         if values is None:
             continue
-        node = readers.get(name)
-        multiplied = node is not None and node.op_type in _MULTIPLIERS
+        reader = readers.get(name)
+        multiplied = reader is not None and reader.op_type in _MULTIPLIERS
         bad_n = int(np.isnan(values).sum() + (np.isinf(values).sum() if multiplied else 0))
         if bad_n:
-            where = f" of node {node.name or node.output[0]!r} ({node.op_type})" if node is not None else ""
+            where = f" of node {reader.name or reader.output[0]!r} ({reader.op_type})" if reader is not None else ""
             raise _fault(
                 f"holds NaN or infinity in {bad_n} of {values.size} values of weight {name!r}{where}",
                 "train or export it again; such a model answers nothing",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -98,3 +99,14 @@ def bench(tmp_path: Path, good_arrays: Mapping[str, Any]) -> Bench:
     made.put("m.onnx", classifier().SerializeToString())
     made.put_arrays("s.npz", good_arrays)
     return made
+
+
+@pytest.fixture(scope="session")
+def quantised() -> Any:
+    """Return the module beside this file that makes models and requests for quantisation: tests are no package."""
+    spec = importlib.util.spec_from_file_location("quantised", Path(__file__).with_name("quantised.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

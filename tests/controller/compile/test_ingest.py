@@ -45,6 +45,7 @@ def ask(tmp_path: Path, make_classifier: Callable[..., onnx.ModelProto], good_ar
         calibration: Any = None,
         preprocess: Any = None,
         top1: bool = True,
+        dynamic: Any = None,
         **names: Any,
     ) -> IngestAnswer:
         model = make_classifier() if source is None else source
@@ -64,6 +65,7 @@ def ask(tmp_path: Path, make_classifier: Callable[..., onnx.ModelProto], good_ar
                 if calibration is None
                 else SamplesFile(path=str(tmp_path / "c.npz"), shown_as="c.npz"),
                 preprocess=preprocess or {},
+                dynamic=dynamic or {},
                 top1=top1,
                 out_dir=str(tmp_path),
             )
@@ -338,6 +340,131 @@ def test_few_samples_serve_for_both_and_it_is_said(ask: Ask) -> None:
 def test_given_calibration_samples_leave_all_samples_golden(ask: Ask) -> None:
     answer = ask(calibration={"x": np.eye(7, 4, dtype=np.float32)})
     assert (answer.samples.golden_n, answer.samples.calibration_n) == (80, 7)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "words"),
+    [(0.5, 0.5, "one value 0.5"), (0.0, 255.0 * 100, "ranges measured"), (0.0, 1e-6, "ranges measured")],
+)
+def test_calibration_of_another_scale_than_the_samples_is_refused(
+    ask: Ask, low: float, high: float, words: str
+) -> None:
+    values = np.linspace(low, high, 36).reshape(9, 4)
+    refused(ask, "calibration", "'x'", words, calibration={"x": values.astype(np.float32)})
+
+
+def simple(nodes: list[Any], weights: Any = (), outputs: Any = None, opset: int = 17) -> onnx.ModelProto:
+    """Return a model `x` f32[n, 4] → outputs."""
+    graph = helper.make_graph(
+        nodes,
+        "simple",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 4])],
+        outputs or [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", "k"])],
+        list(weights),
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
+    model.ir_version = 8
+    return model
+
+
+@pytest.mark.parametrize("kind", ["RandomNormalLike", "RandomUniformLike"])
+def test_a_model_that_draws_at_random_is_refused_with_the_node(ask: Ask, kind: str) -> None:
+    nodes = [helper.make_node(kind, ["x"], ["r"], name="noise"), helper.make_node("Add", ["x", "r"], ["y"])]
+    fault = refused(ask, "source", "nondeterministic", "'noise'", kind, source=simple(nodes))
+    assert "make the random tensor an input" in str(fault.next_step)
+
+
+def test_random_numbers_that_reach_no_output_are_no_fault(ask: Ask) -> None:
+    nodes = [
+        helper.make_node("RandomNormalLike", ["x"], ["r"], name="noise"),
+        helper.make_node("Shape", ["r"], ["s"]),
+        helper.make_node("Reshape", ["x", "s"], ["y"]),
+    ]
+    assert ask(source=simple(nodes)).model.nodes_n == 3
+
+
+def test_an_output_whose_shape_depends_on_the_data_is_refused(ask: Ask) -> None:
+    nodes = [helper.make_node("Relu", ["x"], ["r"]), helper.make_node("NonZero", ["r"], ["y"])]
+    outputs = [helper.make_tensor_value_info("y", TensorProto.INT64, [2, "found"])]
+    refused(ask, "source", "depends on the data", "'y'", source=simple(nodes, outputs=outputs))
+
+
+def test_a_model_that_gives_nothing_but_nan_is_refused(ask: Ask) -> None:
+    nodes = [
+        helper.make_node("Sub", ["x", "x"], ["zero"]),
+        helper.make_node("Div", ["zero", "zero"], ["y"]),
+    ]
+    refused(ask, "source", "nothing but NaN", "'y'", source=simple(nodes))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("in_constant", [True, False])
+def test_weights_that_are_not_finite_are_refused_with_tensor_and_node(ask: Ask, bad: float, in_constant: bool) -> None:
+    values = np.ones((4, 3), np.float32)
+    values[1, 1] = bad
+    tensor = onnx.numpy_helper.from_array(values, "w")
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"], name="product")]
+    if in_constant:
+        nodes.insert(0, helper.make_node("Constant", [], ["w"], value=tensor))
+    source = simple(nodes, () if in_constant else [tensor])
+    refused(ask, "source", "1 of 12 values", "'w'", "'product' (MatMul)", source=source)
+
+
+def test_a_mask_of_minus_infinity_is_no_fault(ask: Ask) -> None:
+    mask = onnx.numpy_helper.from_array(np.array([0, -np.inf, 0, 0], np.float32), "mask")
+    nodes = [helper.make_node("Add", ["x", "mask"], ["m"]), helper.make_node("Softmax", ["m"], ["y"], axis=-1)]
+    assert ask(source=simple(nodes, [mask])).model.nodes_n == 2
+
+
+@pytest.mark.parametrize("name", ["../in put:0", "/etc/passwd", "a;b", "..", "labels/x.y:0", "ümlaut"])
+def test_any_name_a_model_has_is_only_a_name(ask: Ask, tmp_path: Path, name: str) -> None:
+    model = simple([helper.make_node("Relu", [name], ["y"])])
+    model.graph.input[0].name = name
+    ask(source=model, samples={name: np.ones((5, 4), np.float32)})
+    assert set(npz.read(tmp_path / "samples.npz")) == {name}
+    assert {path.name for path in tmp_path.iterdir()} == {"m.onnx", "s.npz", "samples.npz", "calibration.npz"}
+
+
+def test_sequence_outputs_are_refused(ask: Ask) -> None:
+    outputs = [helper.make_tensor_sequence_value_info("y", TensorProto.FLOAT, [1])]
+    refused(
+        ask,
+        "source",
+        "'y'",
+        "sequence",
+        source=simple([helper.make_node("SequenceConstruct", ["x"], ["y"])], outputs=outputs),
+    )
+
+
+def test_map_outputs_are_refused(ask: Ask) -> None:
+    value = onnx.ValueInfoProto(name="y")
+    value.type.map_type.key_type = TensorProto.INT64
+    value.type.map_type.value_type.tensor_type.elem_type = TensorProto.FLOAT
+    refused(ask, "source", "'y'", source=simple([helper.make_node("Relu", ["x"], ["y"])], outputs=[value]))
+
+
+def test_a_source_above_two_gigabytes_is_refused_unread(tmp_path: Path) -> None:
+    path = tmp_path / "huge.onnx"
+    with path.open("wb") as stream:
+        stream.truncate(onnx_check.MAX_SOURCE_BYTES + 1)
+    with pytest.raises(CompileFaultError, match="allowed: 2147483647"):
+        onnx_check.load(path)
+
+
+@pytest.mark.parametrize(
+    ("dynamic", "words"),
+    [
+        ({"y": {"batch": (1, 1, 8)}}, "names input 'y'"),
+        ({"x": {"bach": (1, 1, 8)}}, "did you mean 'batch'"),
+        ({"x": {"batch": (2, 4, 8)}}, "sizes 2 to 8; samples have 1"),
+    ],
+)
+def test_dynamic_sizes_must_name_axes_and_hold_the_samples(ask: Ask, dynamic: Any, words: str) -> None:
+    refused(ask, "dynamic", words, dynamic=dynamic)
+
+
+def test_dynamic_sizes_that_hold_the_samples_are_accepted(ask: Ask) -> None:
+    assert ask(dynamic={"x": {"batch": (1, 1, 8)}}).samples.given_n == 80
 
 
 def test_the_same_files_give_the_same_bytes(ask: Ask, tmp_path: Path) -> None:

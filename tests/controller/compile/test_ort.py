@@ -92,6 +92,47 @@ def test_int8_keeps_the_best_method_with_the_figures_it_was_chosen_by(build: Bui
     assert answer.options["calibration_samples_n"] == answer.options["judged_on_samples_n"] == 12
 
 
+@pytest.mark.parametrize(
+    ("variant", "provider", "words"),
+    [
+        ("ort/cuda/fp16", "CUDAExecutionProvider", "{}"),
+        ("ort/tensorrt/fp16", "TensorrtExecutionProvider", "trt_fp16_enable"),
+        ("ort/tensorrt/int8", "TensorrtExecutionProvider", "trt_int8_enable"),
+        ("ort/coreml/fp16", "CoreMLExecutionProvider", "MLProgram"),
+        ("ort/qnn/int8", "QNNExecutionProvider", "htp"),
+        ("ort/openvino/fp32", "OpenVINOExecutionProvider", "{}"),
+        ("ort/xnnpack/int8", "XnnpackExecutionProvider", "{}"),
+    ],
+)
+def test_a_provider_gets_its_options_and_the_file_says_where_it_ran(
+    build: Build, variant: str, provider: str, words: str
+) -> None:
+    made, answer = build(convolutions(), variant)
+    assert answer.options["provider"] == provider
+    assert words in str(answer.options["provider_options"])
+    assert "never run on its hardware by us" in str(answer.options["executed"])
+    fixed = provider in {"CoreMLExecutionProvider", "QNNExecutionProvider"}
+    assert (made.graph.input[0].type.tensor_type.shape.dim[0].dim_value == 1) == fixed
+    assert answer.inputs[0].shape[0] == (1 if fixed else "n")
+
+
+def test_measured_speed_is_told_and_enters_no_artifact(build: Build) -> None:
+    _, answer = build(convolutions(), "ort/cpu/int8")
+    assert float(answer.notes["speedup_vs_fp32"]) > 0
+    assert not set(answer.notes) & set(answer.options)
+    assert int(answer.options["fused_integer_nodes_n"]) == 2
+    assert build(convolutions(), "ort/cpu/int8")[1].options == answer.options
+
+
+@pytest.mark.parametrize("variant", ["ort/cpu/int8", "ort/cpu/fp16", "ort/cpu/int4", "ort/cpu/int8-dynamic"])
+def test_a_source_that_is_quantised_already_is_refused(build: Build, variant: str) -> None:
+    made, _ = build(convolutions(), "ort/cpu/int8")
+    with pytest.raises(CompileFaultError, match="quantised already") as caught:
+        build(made, variant)
+    assert "ort/cpu/fp32" in str(caught.value.next_step)
+    assert build(made, "ort/cpu/fp32")[1].rewrites == ()
+
+
 def test_int8_dynamic_without_anything_to_quantise_is_unsupported(build: Build) -> None:
     with pytest.raises(CompileFaultError, match="it has none") as caught:
         build(convolutions(), "ort/cpu/int8-dynamic")
