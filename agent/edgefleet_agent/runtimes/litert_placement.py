@@ -3,12 +3,15 @@
 The interpreter lists every node of the file's main graph, followed by one DELEGATE node for each part a delegate took,
 but not which nodes each part replaced. What runs is what is met on the way back from the outputs, where a tensor comes
 from the DELEGATE node that gives it, if any. What is not met any more was taken.
+
+Conversions of number formats at the graph's edge (inputs, outputs, constants) are not counted: they are part of handing
+data over, and an Edge TPU, which takes integers only, cannot have them.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +21,7 @@ BUILTIN = "builtin kernels"
 _DELEGATE = "DELEGATE"
 _SOURCE = "LiteRT execution plan of the main graph"
 _UNTIMED = "LiteRT's Python interface times no operators, and they ran on more than one engine"
+_CONVERSIONS = frozenset({"QUANTIZE", "DEQUANTIZE"})
 _MAX_OPERATORS = 64
 
 
@@ -48,8 +52,9 @@ def placement_of(nodes: Sequence[Node], outputs: Iterable[int], *, engine: str) 
     """
     wanted = set(outputs)
     file_nodes = [node for node in nodes if node.op != _DELEGATE]
-    total = Counter(node.op for node in _needed(file_nodes, wanted))
-    left = Counter(node.op for node in _needed(nodes, wanted) if node.op != _DELEGATE)
+    edge = {id(node) for node in _conversions(file_nodes, wanted)}
+    total = Counter(node.op for node in _needed(file_nodes, wanted) if id(node) not in edge)
+    left = Counter(node.op for node in _needed(nodes, wanted) if node.op != _DELEGATE and id(node) not in edge)
     total_n, left_n = total.total(), left.total()
     if total_n == 0:
         return None
@@ -63,6 +68,16 @@ def placement_of(nodes: Sequence[Node], outputs: Iterable[int], *, engine: str) 
         time_unmeasured_reason=None if whole else _UNTIMED,
         elsewhere={} if engine == "cpu" else dict(left.most_common(_MAX_OPERATORS)),
     )
+
+
+def _conversions(nodes: Sequence[Node], wanted: Container[int]) -> Iterator[Node]:
+    """Yield the conversions of number formats that take what no node gives, or give what the graph gives."""
+    given = {tensor for node in nodes for tensor in node.outputs}
+    for node in nodes:
+        if node.op in _CONVERSIONS and (
+            given.isdisjoint(node.inputs) or any(tensor in wanted for tensor in node.outputs)
+        ):
+            yield node
 
 
 def _needed(nodes: Sequence[Node], wanted: Iterable[int]) -> list[Node]:

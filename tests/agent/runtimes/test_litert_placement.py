@@ -60,6 +60,20 @@ def test_an_assignment_to_a_variable_counts_where_what_it_takes_is_computed() ->
     assert shares(*stateful, node(DELEGATE, (0,), (2, 3))) == (3 / 5, {"gpu": 3, "builtin kernels": 2})
 
 
+def test_conversions_at_the_edge_are_no_fallback_and_those_inside_are() -> None:
+    graph = (
+        node("QUANTIZE", (10,), (0,)), node("DEQUANTIZE", (11,), (12,)), node("CONV", (0, 12), (1,)),
+        node("DEQUANTIZE", (1,), (2,)), node("EXP", (2,), (3,)), node("QUANTIZE", (3,), (4,)),
+        node("CONV", (4,), (5,)), node("DEQUANTIZE", (5,), (6,)),
+    )  # fmt: skip
+    assert shares(*graph, outputs=(6,)) == (0.0, {"builtin kernels": 5})
+    whole = node(DELEGATE, (0, 12), (5,))
+    assert shares(*graph, whole, outputs=(6,)) == (1.0, {"gpu": 5})
+    placement = placement_of((*graph, node(DELEGATE, (0,), (1,)), node(DELEGATE, (4,), (5,))), (6,), engine="gpu")
+    assert placement is not None
+    assert placement.elsewhere == {"DEQUANTIZE": 1, "EXP": 1, "QUANTIZE": 1}
+
+
 def test_a_graph_without_operators_has_no_placement() -> None:
     assert placement_of((), (0,), engine="gpu") is None
 
