@@ -49,7 +49,9 @@ def make_source(request: BuildRequest) -> TrtSource:
     inputs, outputs = onnx_check.io_specs(model)
     rewrites: tuple[str, ...] = ()
     if trt_qdq.stray_weights(model):
-        model, rewrites = onnx.load(calibrate.prepare(Path(request.source), Path(request.work_dir))), (FOLD,)
+        folded = calibrate.prepare(Path(request.source), Path(request.work_dir))
+        model, rewrites = onnx.load(folded), (FOLD,)
+        request = request.model_copy(update={"source": str(folded)})
     require_taken(cover(model, variant.target), variant.target)
     made, options = trt_precision.make(request, model, inputs, variant.precision)
     profiles = fix_sizes(made, profiles_of(request, inputs))

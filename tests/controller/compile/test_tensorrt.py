@@ -144,13 +144,6 @@ def test_int8_sources_are_symmetric_with_float_biases_and_summands(build: Build)
     assert "three_DequantizeLinear_Output" not in summands & dequantised
 
 
-def test_a_weight_that_float16_cannot_hold_keeps_its_node_in_float32(build: Build) -> None:
-    path, answer = build("tensorrt/gpu/fp16", network(scale=1e5))
-    kernel = next(tensor for tensor in onnx.load(path).graph.initializer if tensor.name == "kernel")
-    assert kernel.data_type == TensorProto.FLOAT
-    assert "conv" in str(answer.options["kept_fp32"])
-
-
 def test_int8_weights_read_by_a_cast_are_folded_and_the_rewrite_is_named(build: Build, tmp_path: Path) -> None:
     model = network()
     kernel = model.graph.initializer[0]
