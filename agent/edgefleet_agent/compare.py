@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from edgefleet_agent.match import match_tensors
 from edgefleet_agent.model_file import bare_variant, claimed_precision, is_tflite
 from edgefleet_agent.preprocess import InputMismatchError
 from edgefleet_agent.runtimes.base import Array
+from edgefleet_agent.runtimes.float_edges import with_float_edges
 from edgefleet_agent.runtimes.mapped import mapped, to_source
 from edgefleet_agent.samples import SamplesError, load_arrays, load_samples
 from edgefleet_agent.tasks import in_samples_order, open_model, outputs_of
@@ -124,9 +125,16 @@ def _run_models(job: CompareJob, precision: ClaimedPrecision) -> Pair:
         other = in_samples_order(other, samples, job.preprocess) if is_tflite(candidate) else other
         return Pair(left, outputs_of(other, samples, job.preprocess), samples.labels)
     # Formats differ, so one was made from the other or both from a third: names and axes may have changed.
+    other, converted = with_float_edges(
+        other, inputs=_all_float(source.inputs), outputs=all(value.dtype.kind == "f" for value in left.values())
+    )
     inputs = match_tensors(source.inputs, other.inputs, "input")
     right, assumed = _as_reference(left, outputs_of(mapped(other, inputs.maps, {}), samples, job.preprocess))
-    return Pair(left, right, samples.labels, inputs.assumed + assumed)
+    return Pair(left, right, samples.labels, converted + inputs.assumed + assumed)
+
+
+def _all_float(specs: Sequence[TensorSpec]) -> bool:
+    return all(spec.dtype.startswith("float") for spec in specs)
 
 
 def _as_reference(left: dict[str, Array], right: dict[str, Array]) -> tuple[dict[str, Array], tuple[str, ...]]:

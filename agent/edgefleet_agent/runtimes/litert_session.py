@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, get_args
 
@@ -9,6 +10,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from edgefleet_agent.runtimes.base import Array, Feeds, InferenceFailedError, LoadFailedError, UnsupportedError
+from edgefleet_agent.runtimes.float_edges import Scale
 from edgefleet_agent.runtimes.litert_placement import Node, nodes_of, placement_of
 from edgefleet_contract.artifact import Dim, DType, TensorSpec
 from edgefleet_contract.base import clip_reason
@@ -56,6 +58,7 @@ class LitertSession:
         self._output_index = {str(detail["name"]): int(detail["index"]) for detail in outputs}
         self._shapes = {int(detail["index"]): _sizes(detail["shape"]) for detail in inputs}
         self._inputs, self._outputs = tuple(map(_spec, inputs)), tuple(map(_spec, outputs))
+        self._scales = dict(filter(None, map(_scale, [*inputs, *outputs])))
         if len(self._input_index) != len(inputs) or len(self._output_index) != len(outputs):
             msg = "two inputs or two outputs of the model have one name, so they cannot be told apart"
             raise UnsupportedError(msg)
@@ -70,6 +73,11 @@ class LitertSession:
     def outputs(self) -> tuple[TensorSpec, ...]:
         """What the model declares to give; quantised tensors keep their integer dtype."""
         return self._outputs
+
+    @property
+    def scales(self) -> Mapping[str, Scale]:
+        """How quantised inputs and outputs stand for real numbers; only those with one scale for the whole tensor."""
+        return self._scales
 
     @property
     def stateful(self) -> bool:
@@ -175,6 +183,16 @@ def _spec(detail: Mapping[str, Any]) -> TensorSpec:
     except ValidationError as error:
         msg = f"tensor {name[:200]!r} has a name or shape outside our bounds"
         raise UnsupportedError(msg) from error
+
+
+def _scale(detail: Mapping[str, Any]) -> tuple[str, Scale] | None:
+    """Return a tensor's name and scale; None where it is not an integer tensor with one scale."""
+    found = detail.get("quantization_parameters", {})
+    scales, zero_points = found.get("scales", ()), found.get("zero_points", ())
+    if len(scales) != 1 or len(zero_points) != 1 or np.dtype(detail["dtype"]).kind not in "iu":
+        return None
+    scale = float(scales[0])
+    return (str(detail["name"]), Scale(scale, int(zero_points[0]))) if math.isfinite(scale) and scale > 0 else None
 
 
 def _dim(size: int) -> Dim:
