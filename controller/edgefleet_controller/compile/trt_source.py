@@ -15,7 +15,7 @@ from edgefleet_controller.compile.fault import CompileFaultError
 from edgefleet_controller.compile.ort import save_plain
 from edgefleet_controller.compile.protocol import BuildRequest, OptionValue
 from edgefleet_controller.compile.trt_coverage import cover, refused_nodes
-from edgefleet_controller.compile.trt_profile import Range, fix_sizes, profiles_of
+from edgefleet_controller.compile.trt_profile import Profiles, Range, fix_sizes, profiles_of
 from edgefleet_controller.compile.trt_qdq import CURE, REWRITE
 
 UNPROVEN = "never run on hardware by us"
@@ -52,12 +52,21 @@ def make_source(request: BuildRequest) -> TrtSource:
         folded = calibrate.prepare(Path(request.source), Path(request.work_dir))
         model, rewrites = onnx.load(folded), (FOLD,)
         request = request.model_copy(update={"source": str(folded)})
-    require_taken(cover(model, variant.target), variant.target)
+    sizes = profiles_of(request, inputs)
+    require_taken(cover(_sized(model, sizes), variant.target), variant.target)
     made, options = trt_precision.make(request, model, inputs, variant.precision)
-    profiles = fix_sizes(made, profiles_of(request, inputs))
+    profiles = fix_sizes(made, sizes)
     coverage = cover(made, variant.target)
     require_taken(coverage, variant.target)
     return TrtSource(made, inputs, outputs, profiles, options, rewrites, coverage)
+
+
+def _sized(model: onnx.ModelProto, sizes: Profiles) -> onnx.ModelProto:
+    """Return a copy with the sizes it will have: what is refused for its shape is told before anything is calibrated."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    fix_sizes(copy, sizes)
+    return copy
 
 
 def require_taken(coverage: Coverage, target: str) -> None:
