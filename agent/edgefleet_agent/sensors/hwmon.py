@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgefleet_agent.sensors.files import SensorFileError, list_numbered, read_int, read_word, real
-from edgefleet_agent.sensors.rails import NEVER_RUN, FileProduct, Found, Rail
+from edgefleet_agent.sensors.rails import FileProduct, Found, Rail
 from edgefleet_contract.profile import RailKind
 
 _CHIP = re.compile(r"hwmon([0-9]{1,6})")
@@ -107,7 +107,7 @@ def _rail(chip: Chip, number: int, word: str, path: Path, kind: RailKind, interv
         kind=kind,
         source=FileProduct((path,), _MICRO),
         sensor=f"{chip.name} {chip.folder.name} {path.name}",
-        feeds=f"not told by the chip; {NEVER_RUN}",
+        feeds="not told by the chip",
         window_s=interval_ms / 1000 if interval_ms else None,
         group=label or chip.name,
         problem=readable_problem((path,)),

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from edgefleet_agent.sensors.files import SensorFileError, exists
-from edgefleet_agent.sensors.rails import NEVER_RUN, Call, Found, Rail
+from edgefleet_agent.sensors.rails import Call, Found, Rail
 from edgefleet_contract.profile import RailKind
 
 MAX_GPUS = 16
@@ -92,7 +92,7 @@ def _rail(nvml: Nvml, index: int, handle: Handle) -> Rail:
         kind=RailKind.COUNTER if counts else RailKind.AVERAGE,
         source=Call(counter if counts else power, _MILLI),
         sensor=f"NVML GPU {index} {_name(nvml, handle)}"[:128],
-        feeds=f"the whole graphics card; {NEVER_RUN}",
+        feeds="the whole graphics card",
         window_s=None if counts else _WINDOW_S,
         refresh_s=_COUNTER_REFRESH_S if counts else None,
         problem=None if counts else _problem(power),

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from edgefleet_agent.sensors.files import MAX_MATCHES, SensorFileError, list_numbered, read_bytes
-from edgefleet_agent.sensors.rails import MAX_RAILS, NEVER_RUN, Call, Found, Rail
+from edgefleet_agent.sensors.rails import MAX_RAILS, Call, Found, Rail
 from edgefleet_contract.profile import RailKind
 
 Vcgencmd = Callable[[str], str]
@@ -83,7 +83,7 @@ def find_pmic(vcgencmd: Vcgencmd) -> Found:
             kind=RailKind.INSTANT,
             source=Call(source.reader(name)),
             sensor=f"vcgencmd pmic_read_adc {name}",
-            feeds=f"what hangs on the PMIC's {name} output; {NEVER_RUN}",
+            feeds=f"what hangs on the PMIC's {name} output",
         )
         for name in list(watts)[:MAX_RAILS]
     ]

@@ -21,7 +21,7 @@ from edgefleet_agent.sensors.files import (
     read_word,
     try_int,
 )
-from edgefleet_agent.sensors.rails import NEVER_RUN, Call, Found, Rail
+from edgefleet_agent.sensors.rails import Call, Found, Rail
 from edgefleet_contract.profile import RailKind
 
 _ANY = re.compile(r"[^/.][^/]*()")
@@ -84,7 +84,7 @@ def _rail(folder: Path) -> Rail:
         kind=RailKind.AVERAGE if average else RailKind.INSTANT,
         source=Call(draw.watts),
         sensor=f"power_supply {printable(folder.name)} {draw.source_name or ''}".strip(),
-        feeds=("a peripheral's own battery" if peripheral else "the whole device, while on battery") + f"; {NEVER_RUN}",
+        feeds="a peripheral's own battery" if peripheral else "the whole device, while on battery",
         problem=problem,
         inferred=draw.inferred if problem is None else None,
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from edgefleet_contract.profile import RailKind
 
-NEVER_RUN = "never run on hardware by us: written from documentation and tested on recorded and simulated files"
+NEVER_RUN = "never run on hardware by us: written from documentation, tested on simulated files"
 """Stands beside every figure of a sensor that was not at hand."""
 MAX_RAILS = 64
 MAX_WATTS = 10_000.0

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from edgefleet_agent.sensors.files import list_numbered, read_word, real, try_int
 from edgefleet_agent.sensors.hwmon import readable_problem
-from edgefleet_agent.sensors.rails import NEVER_RUN, FileProduct, Found, Rail
+from edgefleet_agent.sensors.rails import FileProduct, Found, Rail
 from edgefleet_contract.profile import RailKind
 
 _ZONE = re.compile(r"(?:intel-rapl|amd-rapl)(?:-mmio)?:([0-9]{1,4})(?::[0-9]{1,4})*")
@@ -108,7 +108,7 @@ def _rail(identity: str, folder: Path, zones: dict[str, Path]) -> Rail:
         kind=RailKind.COUNTER,
         source=FileProduct((folder / "energy_uj",), _MICRO),
         sensor=f"powercap {identity}",
-        feeds=f"{feeds}; {NEVER_RUN}",
+        feeds=feeds,
         range_n=range_uj if range_uj is not None and range_uj > 0 else None,
         refresh_s=_REFRESH_S,
         group=top,
