@@ -8,21 +8,17 @@ of the graph, and the rest is asked again, until nothing more is refused.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import onnx
 from onnx import TensorProto, helper
 
-from edgefleet_controller.compile.trt_vendor import Vendor, new_logger, new_network
+from edgefleet_controller.compile.trt_vendor import Vendor, about_the_model, new_logger, new_network, tidy
 
 MAX_ROUNDS = 256
 """Questions for one model; each finds at least one more node. Beyond, the report says that it is cut short."""
 _TEXT_CHARS = 300
 _SAID = re.compile(r'&&\s*"([^"]+)"')
-_USAGE = re.compile(r"Error Code \d+: [\w ]+ \((.+?)(?: In \w+ at \S+)?\)\s*$")
-_NO_DRIVER = "catchCudaError"
-"""The library reports beside every error that this machine has no GPU, which is not the model's fault."""
-
 _UNASKED = "Node input was not registered"
 """What the parser says of a node that reads a tensor it could not make: nothing about the node itself."""
 TAKEN_TYPES = frozenset(
@@ -179,12 +175,7 @@ def _words(error: Vendor) -> str:
 
 
 def _first_said(lines: Sequence[str]) -> str:
-    said = [line.strip() for line in lines if line.strip() and _NO_DRIVER not in line]
-    for line in said:
-        if (usage := _USAGE.search(line)) is not None:
-            return usage[1]
-    return _without_prefix(said) or "refused without a reason"
-
-
-def _without_prefix(lines: Iterable[str]) -> str:
-    return next(iter(lines), "").removeprefix("Assertion failed: ")
+    """Return the most telling line: the call that failed, where one is named, else the first."""
+    said = about_the_model(lines)
+    call = next((line for line in said if "Error Code" in line), None)
+    return tidy(call or next(iter(said), "")) or "refused without a reason"

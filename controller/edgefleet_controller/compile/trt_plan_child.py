@@ -16,8 +16,6 @@ from edgefleet_controller.compile.trt_profile import Profiles
 from edgefleet_controller.compile.trt_vendor import Vendor
 
 _REASON_CHARS = 300
-_NO_GPU = "cudaError 35"
-"""The library reports beside every error that this machine has no GPU, which is not the model's fault."""
 
 
 def handle(request: bytes) -> bytes:
@@ -53,8 +51,8 @@ def serialize(vendor: Vendor, model: bytes, profiles: Profiles, sms: Sequence[in
 
 
 def _said(errors: Sequence[str]) -> str:
-    said = [error for error in errors if _NO_GPU not in error]
-    return " ".join(said[-1].split())[:_REASON_CHARS] if said else "no reason given"
+    said = trt_vendor.about_the_model(errors)
+    return trt_vendor.tidy(said[-1])[:_REASON_CHARS] if said else "no reason given"
 
 
 if __name__ == "__main__":

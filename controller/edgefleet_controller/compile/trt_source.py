@@ -62,7 +62,7 @@ def make_source(request: BuildRequest) -> TrtSource:
 
 
 def _sized(model: onnx.ModelProto, sizes: Profiles) -> onnx.ModelProto:
-    """Return a copy with the sizes it will have: what is refused for its shape is told before anything is calibrated."""
+    """Return a copy with the sizes it will have: a refusal for its shape comes before anything is calibrated."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     fix_sizes(copy, sizes)

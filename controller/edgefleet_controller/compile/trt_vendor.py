@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from functools import cache
 from importlib import import_module
 from typing import Any
 
 NAMES = ("tensorrt_rtx", "tensorrt_rtx_bindings")
 """The module under its documented name, and as the bindings wheel installs it."""
+
+_PLACE = re.compile(r"\.?\s*In [\w:()]+ at /_src/\S+|^\[[^\]]*\] ")
+_CALL = re.compile(r"Error Code \d+: [\w ]+ \((.*)$")
+_NO_GPU = ("cudaError 35", "catchCudaError")
+"""The library reports beside every error that this machine has no GPU, which is not the model's fault."""
 
 Vendor = Any
 """The module or one of its objects; it ships no types."""
@@ -53,3 +60,15 @@ def new_logger(vendor: Vendor) -> Vendor:
 def new_network(vendor: Vendor, builder: Vendor) -> Vendor:
     """Return an empty network whose types are the model's own: precision is said in the ONNX and nowhere else."""
     return builder.create_network(1 << int(vendor.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+
+
+def tidy(said: str) -> str:
+    """Return the library's words without its own functions, error codes and source files, on one line."""
+    text = _PLACE.sub("", " ".join(said.split()))
+    call = _CALL.search(text)
+    return _PLACE.sub("", call[1].removesuffix(")") if call else text).removeprefix("Assertion failed: ").strip()
+
+
+def about_the_model(lines: Iterable[str]) -> list[str]:
+    """Return the lines that are not about this machine having no GPU."""
+    return [line for line in lines if line.strip() and not any(sign in line for sign in _NO_GPU)]

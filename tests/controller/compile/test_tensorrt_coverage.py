@@ -207,6 +207,34 @@ def test_integer_operators_and_a_missing_zero_point_are_refused() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (
+            (
+                "IBuilder::buildSerializedNetwork: Error Code 1: Myelin ([pass.cpp:337: check] Cannot compile operation "
+                "'/c/Gemm' for Turing (SM75): FP32 GEMM is not supported. In compileGraph at /_src/optimizer/a.cpp:2012)"
+            ),
+            "Cannot compile operation '/c/Gemm' for Turing (SM75): FP32 GEMM is not supported",
+        ),
+        (
+            (
+                "ITensor::getDimensions: Error Code 4: API Usage Error (c.bias: input has type Int32 but must have type "
+                "Int8. In checkType at /_src/optimizer/common/nodeBase.cpp:456)"
+            ),
+            "c.bias: input has type Int32 but must have type Int8",
+        ),
+        (
+            "reshape changes volume. Reshaping [1,128,2] to [1,128]. In operator() at /_src/shape.cpp:4633",
+            "reshape changes volume. Reshaping [1,128,2] to [1,128]",
+        ),
+        ("Assertion failed: ok:\n nothing else", "ok: nothing else"),
+    ],
+)
+def test_the_vendors_words_come_without_its_source_files(said: str, told: str) -> None:
+    assert trt_vendor.tidy(said) == told
+
+
 def test_int8_weights_that_no_dequantizelinear_reads_are_found() -> None:
     nodes = [node("Cast", ["w"], ["f"], to=TensorProto.FLOAT), node("Mul", ["x", "f"], ["y"])]
     assert trt_qdq.stray_weights(model(nodes, weights=[tensor("w", [[3]], np.int8)])) == {"w"}
