@@ -180,6 +180,7 @@ def test_a_cut_file_fails_to_load_without_naming_this_machines_folders(digits_tf
     path.write_bytes(digits_tflite.read_bytes()[:50_000])
     with pytest.raises(LoadFailedError) as caught:
         load(path)
+    assert "lies outside of its 50000 bytes" in str(caught.value)
     assert str(tmp_path) not in str(caught.value)
 
 
