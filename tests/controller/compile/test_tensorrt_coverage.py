@@ -212,17 +212,17 @@ def test_integer_operators_and_a_missing_zero_point_are_refused() -> None:
     [
         (
             (
-                "IBuilder::buildSerializedNetwork: Error Code 1: Myelin ([pass.cpp:337: check] Cannot compile operation "
-                "'/c/Gemm' for Turing (SM75): FP32 GEMM is not supported. In compileGraph at /_src/optimizer/a.cpp:2012)"
+                "IBuilder::buildSerializedNetwork: Error Code 1: Myelin ([pass.cpp:337: check] Cannot compile "
+                "'/c/Gemm' for Turing (SM75): FP32 GEMM is not supported. In compileGraph at /_src/a.cpp:2012)"
             ),
-            "Cannot compile operation '/c/Gemm' for Turing (SM75): FP32 GEMM is not supported",
+            "Cannot compile '/c/Gemm' for Turing (SM75): FP32 GEMM is not supported",
         ),
         (
             (
-                "ITensor::getDimensions: Error Code 4: API Usage Error (c.bias: input has type Int32 but must have type "
+                "ITensor::getDimensions: Error Code 4: API Usage Error (c.bias: input has type Int32 but must be "
                 "Int8. In checkType at /_src/optimizer/common/nodeBase.cpp:456)"
             ),
-            "c.bias: input has type Int32 but must have type Int8",
+            "c.bias: input has type Int32 but must be Int8",
         ),
         (
             "reshape changes volume. Reshaping [1,128,2] to [1,128]. In operator() at /_src/shape.cpp:4633",
