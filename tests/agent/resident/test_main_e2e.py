@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import json
 import queue
+import random
 import signal
 import subprocess
 import sys
@@ -17,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import paho.mqtt.client as mqtt
+import psutil
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
@@ -273,8 +276,6 @@ def test_the_resident_process_loads_neither_numpy_nor_a_runtime(controller: Cont
 def test_a_worker_dies_with_the_agent_that_was_killed(
     controller: Controller, start_agent: Any, digits: Any, wish: Any, desired: Any
 ) -> None:
-    import psutil
-
     hangs = digits("misbehave/hang/fp32")
     controller.blobs = hangs.blobs
     process = start_agent("--test-runtimes")
@@ -328,3 +329,39 @@ def test_undo_and_requalify_work_beside_a_running_agent_and_without_one(
     unknown = agent_command(home, "undo", "nothing-here")
     assert unknown.returncode == 1
     assert "no previous release" in unknown.stderr
+
+
+@pytest.fixture(params=[pytest.param(10, id="some"), pytest.param(1000, id="all", marks=pytest.mark.slow)])
+def kills_n(request: pytest.FixtureRequest) -> int:
+    return int(request.param)
+
+
+@pytest.mark.timeout(3600)
+def test_whatever_is_killed_when_no_unproved_model_ever_serves(
+    controller: Controller, start_agent: Any, digits: Any, wish: Any, desired: Any, tmp_path: Path, kills_n: int
+) -> None:
+    """SIGKILL of the agent or its worker at random moments, while releases change; every fourth one is broken."""
+    rng = random.Random(7)
+    goods, bad = [digits("ort/cpu/fp32"), digits("ort/cpu/int8")], digits("misbehave/wrong/fp32")
+    controller.blobs = {**goods[0].blobs, **goods[1].blobs, **bad.blobs}
+    current = tmp_path / "home/models/digits/current"
+    fit_to_serve = {made.document.variant for made in goods}
+    process = start_agent("--test-runtimes")
+    generation = 0
+    for kill in range(kills_n):
+        if kill % 3 == 0:
+            generation += 1
+            made = bad if generation % 4 == 0 else goods[generation % 2]
+            controller.wish(desired(generation, wish(made.candidate)))
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(rng.uniform(0.0, 2.0))
+        workers = psutil.Process(process.pid).children()
+        victim = rng.choice([*workers, psutil.Process(process.pid)])
+        victim.kill()
+        if victim.pid == process.pid:
+            process.wait()
+            process = start_agent("--test-runtimes")
+        if current.is_symlink():
+            assert json.loads((current / "artifact.json").read_bytes())["variant"] in fit_to_serve
+    controller.wish(desired(generation + 1, wish(goods[0].candidate)))
+    assert controller.until_state(DeviceState.ACTIVE, generation + 1).artifact == goods[0].candidate.artifact
