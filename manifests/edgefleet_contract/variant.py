@@ -13,7 +13,7 @@ PRECISIONS: tuple[str, ...] = ("fp32", "fp16", "bf16", "int8", "int8-dynamic", "
 
 ENGINES: dict[str, tuple[str, ...]] = {
     "ort": ("cpu", "cuda", "tensorrt", "coreml", "qnn", "openvino", "xnnpack"),
-    "tflite": ("cpu", "xnnpack", "gpu", "nnapi", "coreml", "edgetpu"),
+    "tflite": ("cpu", "xnnpack", "gpu", "nnapi", "coreml", "edgetpu", "external"),
     "tensorrt": ("gpu", "dla"),
     "tensorrt-rtx": ("gpu",),
     # Misbehaves on purpose, for rigs: the engine names the fault. Agents offer it only when started to.

@@ -22,16 +22,15 @@ from edgefleet_agent.runtimes.litert_library import LitertModule
 from edgefleet_contract.base import clip_reason
 from edgefleet_contract.profile import ProbeStatus
 
-DELEGATE_ENGINES = ("gpu", "nnapi", "coreml", "edgetpu")
-"""Engines of `tflite` that are external delegates."""
+DELEGATE_ENGINES = ("gpu", "nnapi", "coreml", "edgetpu", "external")
+"""Engines of `tflite` that are external delegates; `external` is any other that a device names."""
 
 _VARIABLE = "EDGEFLEET_TFLITE_DELEGATE_"
 _KNOWN: Mapping[str, Mapping[str, str]] = {
     "edgetpu": {"linux": "libedgetpu.so.1", "darwin": "libedgetpu.1.dylib"},
     "gpu": {"linux": "libtensorflowlite_gpu_delegate.so"},
 }
-"""Engine → system → the library's name as its maker installs it. NNAPI and Core ML delegates come without a
-customary name."""
+"""Engine → system → the library's name as its maker installs it. The others come without a customary name."""
 
 
 _ENTRIES = ("tflite_plugin_create_delegate", "tflite_plugin_destroy_delegate")
@@ -57,6 +56,11 @@ class DelegateSource:
 
     library: str
     options: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The library's file name."""
+        return Path(self.library).name
 
 
 def delegate_source(engine: str, environ: Mapping[str, str] = os.environ, system: str = sys.platform) -> DelegateSource:
@@ -117,7 +121,7 @@ def open_delegate(module: LitertModule, engine: str, source: DelegateSource) -> 
     Raises:
         DelegateError: not there (missing), no device it can use (missing), or no delegate at all (broken).
     """
-    name = Path(source.library).name
+    name = source.name
     _require_entries(engine, source)
     try:
         return module.load_delegate(source.library, dict(source.options))
@@ -132,7 +136,7 @@ def open_delegate(module: LitertModule, engine: str, source: DelegateSource) -> 
 
 def _require_entries(engine: str, source: DelegateSource) -> None:
     """Check what LiteRT needs of the library; its own class trips over a half-made delegate. Raises DelegateError."""
-    name = Path(source.library).name
+    name = source.name
     try:
         library = ctypes.CDLL(source.library)
     except OSError as error:
@@ -145,4 +149,4 @@ def _require_entries(engine: str, source: DelegateSource) -> None:
 
 
 def _tidy(error: Exception, source: DelegateSource) -> str:
-    return str(error).replace(source.library, Path(source.library).name).strip()
+    return str(error).replace(source.library, source.name).strip()

@@ -105,7 +105,9 @@ class LitertRuntime:
         """Load a model file. Arguments and errors as `Runtime.load`; LiteRT has no say over spinning."""
         library = find_library()
         _check_file(path)
-        return LitertSession(functools.partial(_open, library, path, variant.engine, threads), engine=variant.engine)
+        delegate = delegate_source(variant.engine) if variant.engine in DELEGATE_ENGINES else None
+        make = functools.partial(_open, library, path, variant.engine, threads)
+        return LitertSession(make, engine=variant.engine, delegate=None if delegate is None else delegate.name)
 
 
 RUNTIME = LitertRuntime()

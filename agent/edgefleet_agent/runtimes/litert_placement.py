@@ -23,6 +23,7 @@ _SOURCE = "LiteRT execution plan of the main graph"
 _UNTIMED = "LiteRT's Python interface times no operators, and they ran on more than one engine"
 _CONVERSIONS = frozenset({"QUANTIZE", "DEQUANTIZE"})
 _MAX_OPERATORS = 64
+_MAX_SOURCE_CHARS = 128
 
 
 @dataclass(frozen=True)
@@ -42,13 +43,16 @@ def nodes_of(details: Iterable[Mapping[str, Any]]) -> tuple[Node, ...]:
     )
 
 
-def placement_of(nodes: Sequence[Node], outputs: Iterable[int], *, engine: str) -> PlacementResult | None:
+def placement_of(
+    nodes: Sequence[Node], outputs: Iterable[int], *, engine: str, delegate: str | None = None
+) -> PlacementResult | None:
     """Return the share of a graph's operators that the engine took; None for a graph without operators.
 
     Args:
         nodes: every node of the file in order, then the DELEGATE nodes.
         outputs: the tensors the graph gives.
         engine: the engine asked for; on `cpu` the built-in kernels are what was asked for.
+        delegate: the delegate's library, for the record.
     """
     wanted = set(outputs)
     file_nodes = [node for node in nodes if node.op != _DELEGATE]
@@ -63,7 +67,7 @@ def placement_of(nodes: Sequence[Node], outputs: Iterable[int], *, engine: str) 
     return PlacementResult(
         accelerated=on_engine_n / total_n,
         nodes={name: n for name, n in ((engine, total_n - left_n), (BUILTIN, left_n)) if n},
-        source=_SOURCE,
+        source=(f"{_SOURCE}; delegate {delegate}" if delegate else _SOURCE)[:_MAX_SOURCE_CHARS],
         time_accelerated=on_engine_n / total_n if whole else None,
         time_unmeasured_reason=None if whole else _UNTIMED,
         elsewhere={} if engine == "cpu" else dict(left.most_common(_MAX_OPERATORS)),

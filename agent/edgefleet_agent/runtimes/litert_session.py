@@ -36,15 +36,17 @@ class LitertSession:
     Args:
         make: makes an interpreter of the file.
         engine: the engine asked for, for placement.
+        delegate: the delegate's library, for placement; None where there is none.
 
     Raises:
         LoadFailedError: the file is damaged.
         UnsupportedError: a kernel or a tensor's type is not there.
     """
 
-    def __init__(self, make: MakeInterpreter, *, engine: str) -> None:
+    def __init__(self, make: MakeInterpreter, *, engine: str, delegate: str | None = None) -> None:
         self._make = make
         self._engine = engine
+        self._delegate = delegate
         self._interpreter = make({})
         self._bound = False
         self._kept: list[Interpreter] = []
@@ -124,7 +126,8 @@ class LitertSession:
     def placement(self) -> PlacementResult | None:
         """Return which operators of the main graph the engine took, read back from the interpreter."""
         nodes = self._nodes()
-        return placement_of(nodes, self._output_index.values(), engine=self._engine) if nodes else None
+        outputs = self._output_index.values()
+        return placement_of(nodes, outputs, engine=self._engine, delegate=self._delegate) if nodes else None
 
     def close(self) -> None:
         """Free the model."""

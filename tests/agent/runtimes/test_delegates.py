@@ -151,6 +151,17 @@ def test_a_delegate_that_takes_part_of_a_graph_is_read_back(
     assert np.allclose(session.run(feeds)["logits"], plain.run(feeds)["logits"], atol=1e-4)
 
 
+def test_any_other_delegate_has_an_engine_and_the_evidence_names_its_library(
+    digits_tflite: Path, use_delegate: UseDelegate
+) -> None:
+    use_delegate("external", "ok")
+    session = RUNTIME.load(digits_tflite, variant=parse_variant("tflite/external/fp32"), threads=1, spinning=False)
+    placement = session.placement()
+    assert placement is not None
+    assert placement.nodes["external"] == 1
+    assert placement.source.endswith("; delegate libdelegate.so")
+
+
 def test_a_delegate_that_takes_nothing_is_not_believed(digits_tflite: Path, use_delegate: UseDelegate) -> None:
     use_delegate("gpu", "none")
     session = RUNTIME.load(digits_tflite, variant=parse_variant("tflite/gpu/fp32"), threads=1, spinning=False)

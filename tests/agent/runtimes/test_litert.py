@@ -283,7 +283,7 @@ def test_without_a_library_every_engine_says_so(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr("edgefleet_agent.runtimes.litert.find_library", absent)
     probes = [probe for probe in probe_engines(test_runtimes=False) if probe.target.startswith("tflite/")]
-    assert len(probes) == 6
+    assert len(probes) == 7
     assert {(probe.status, probe.reason) for probe in probes} == {(ProbeStatus.MISSING, "no library")}
     with pytest.raises(UnsupportedError, match="no library"):
         find_runtime(parse_variant("tflite/cpu/fp32"), test_runtimes=False)
