@@ -189,7 +189,7 @@ def test_the_object_has_the_documented_keys_whatever_the_verdict(tmp_path: Path)
     candidate = saved(tmp_path / "b.npz", y=-logits())
     for pair in ((reference, reference), (reference, candidate)):
         said = json.loads(run("compare", *pair, "-o", "json").stdout)
-        assert set(said) == KEYS
+        assert set(said) >= KEYS
         (output,) = said["outputs"]
         assert {"name", "n_samples", "worst_sqnr_db", "tolerance_sqnr_db", "max_abs_error", "failed_check"} <= set(
             output
