@@ -17,9 +17,10 @@ from edgefleet_controller.compile.samples import LABELS
 from edgefleet_controller.compile.split import Indices
 
 JUDGE_MAX_N = 256
+SMALL_MODEL_BYTES = 4 * 1024**2
+SMALL_JUDGE_MAX_N = 1024
+"""Models below `SMALL_MODEL_BYTES` are judged on more samples: a metric's chance is what separates good methods."""
 _WITH_CLASSES = {None, Task.CLASSIFICATION}
-_METRIC_NOISE = 0.005
-"""A loss of top-1 up to this is chance on a few hundred samples: among such candidates the noise decides."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Score:
         agreement: share of samples with the source's decision; None where outputs are no classes.
         top1: share of right classes; None without labels.
         drop: how much top-1 fell against the source; 0 without labels.
+        samples_n: samples it was judged on.
     """
 
     sqnr_db: float
@@ -39,11 +41,12 @@ class Score:
     agreement: float | None
     top1: float | None
     drop: float
+    samples_n: int
 
     @property
     def rank(self) -> tuple[float, float]:
-        """Return what the best is chosen by: a loss of the metric beyond chance first, then the noise."""
-        return (-round(max(0.0, self.drop - _METRIC_NOISE), 6), self.sqnr_db)
+        """Return what the best is chosen by: a loss of the metric of more than one sample first, then the noise."""
+        return (-round(max(0.0, self.drop - 1.0 / self.samples_n), 6), self.sqnr_db)
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,7 @@ class Judge:
             agreement=_agreement(self.reference[0], outputs[0]) if self.task in _WITH_CLASSES else None,
             top1=top1,
             drop=0.0 if top1 is None or wanted is None else max(0.0, wanted - top1),
+            samples_n=len(outputs[0]),
         )
 
     def _top1(self, outputs: Sequence[Array]) -> float | None:
@@ -83,8 +87,11 @@ class Judge:
         return None if self.labels is None or chosen is None else float(np.mean(chosen == self.labels))
 
 
-def open_judge(request: BuildRequest, inputs: tuple[TensorSpec, ...], limit_n: int = JUDGE_MAX_N) -> Judge:
+def open_judge(request: BuildRequest, inputs: tuple[TensorSpec, ...], limit_n: int | None = None) -> Judge:
     """Return the judge of a build: up to `limit_n` golden samples, evenly spread: files are often sorted by class."""
+    if limit_n is None:
+        small = Path(request.source).stat().st_size < SMALL_MODEL_BYTES
+        limit_n = SMALL_JUDGE_MAX_N if small else JUDGE_MAX_N
     arrays = npz.read(Path(request.samples))
     count_n = len(next(iter(arrays.values())))
     places = np.unique(np.linspace(0, count_n - 1, min(count_n, limit_n)).astype(np.int64))

@@ -16,7 +16,7 @@ FORMAT = "edgefleet/build/v1"
 RECIPE_VERSION = "2"
 """Counted up whenever the same inputs would be built into other bytes."""
 _TOOLS = (
-    "onnx", "onnxruntime", "numpy", "onnxslim", "scipy",
+    "edgefleet", "onnx", "onnxruntime", "numpy", "onnxslim", "scipy",
     "onnx2tf", "onnxsim", "onnxoptimizer", "litert-quantizer", "ai-edge-litert", "flatbuffers",
     "tensorrt-rtx-cu13-bindings",
 )  # fmt: skip

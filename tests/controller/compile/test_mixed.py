@@ -76,6 +76,18 @@ def test_a_model_whose_plain_int8_fails_its_metric_is_rescued_with_few_weights_i
     assert "depthwise 2." in str(options["layer_noise_db"])
 
 
+@pytest.mark.parametrize("variant", ["ort/cpu/int8", "ort/cpu/fp16", "ort/cpu/int4"])
+def test_the_same_request_gives_the_same_bytes_and_figures(quantised: Any, tmp_path: Path, variant: str) -> None:
+    model = quantised.wide_range()
+    arrays = {"image": clear_images(quantised, model)}
+    made = []
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        answer = ort.build(quantised.request_for(tmp_path / name, model, variant, arrays, labelled=True))
+        made.append(((tmp_path / name / "out.onnx").read_bytes(), answer.options))
+    assert made[0] == made[1]
+
+
 def test_a_model_that_int8_suits_keeps_no_layer_in_float(quantised: Any, tmp_path: Path) -> None:
     model = quantised.wide_range(spread=1.0)
     arrays = {"image": clear_images(quantised, model)}
