@@ -6,7 +6,6 @@ machine only ever adds.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import statistics
@@ -20,7 +19,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from bench.conditions import conditions
+from bench.conditions import conditions, go_first
 from bench.loadgen import single_stream_ns
 from edgefleet_agent.qualify.clocks import real_clocks
 from edgefleet_agent.qualify.latency_loop import Samples, no_collection, take
@@ -100,12 +99,6 @@ def quietest(rounds: dict[str, Round]) -> dict[str, float]:
 def verdict(value: float, limit: float) -> str:
     """Return whether an aim was reached, in a word."""
     return "met" if value <= limit else "MISSED"
-
-
-def go_first() -> None:
-    """Take precedence over other work on this machine, where that is allowed."""
-    with contextlib.suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, 0, -19)
 
 
 def empty_call() -> None:
