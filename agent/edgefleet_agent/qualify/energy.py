@@ -210,6 +210,21 @@ def _variance(blocks: Sequence[tuple[float, float]]) -> float:
     )
 
 
+def rise_s(at_ns: Sequence[int], watts: Sequence[float], window: Window, *, idle_w: float, load_w: float) -> float:
+    """Return how long after a window's begin the readings first came halfway from the idle to the load's mean draw.
+
+    A sensor that filters or renews slowly shows the load late, and so misses that much of it. 0 where the draws do not
+    differ; the whole window where the readings never came there.
+    """
+    half_w = abs(load_w - idle_w) / 2
+    if half_w == 0.0:
+        return 0.0
+    for taken_ns, power in zip(at_ns, watts, strict=True):
+        if window.begin_ns <= taken_ns <= window.end_ns and abs(power - idle_w) >= half_w:
+            return (taken_ns - window.begin_ns) / _NS_PER_S
+    return window.seconds
+
+
 def averaged_energy(
     at_ns: Sequence[int], watts: Sequence[float], window: Window, *, window_s: float, tail_s: float, idle: Estimate
 ) -> Estimate:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from edgefleet_agent.qualify.energy import (
     averaged_energy,
     counter_energy,
     power_energy,
+    rise_s,
     unwrap,
 )
 from edgefleet_agent.sensors.rails import MAX_WATTS, NEVER_RUN, Rail, Total
@@ -26,6 +28,8 @@ MAX_FAILED_SHARE = 0.05
 """More failed readings than this may be failing for a reason that has to do with the load."""
 SLOW_REFRESH_S = 0.02
 """A sensor that renews its reading less often than 50 times a second is blind to loads that beat with it."""
+MAX_LATE_SHARE = 0.2
+"""A sensor that shows a load this late misses a fifth of it."""
 _COVER_SHARE = 0.95
 """A rail that covers others reads at least what they read, less what the sensors' accuracy allows."""
 
@@ -80,10 +84,13 @@ def assess(recording: Recording, n: int) -> EnergyResult:
         idle = _idle(before, after)
         gross = _joules(recording, recording.load, idle)
         _require_cover(recording, gross)
+        late_share = _late_share(recording, before)
     except EnergyError as error:
         return unmeasured(f"{error} ({', '.join(rail.name for rail in recording.total.rails[:6])})")
     seconds = recording.load.seconds
     net = gross.plus(idle.times(-seconds))
+    if late_share:
+        net = net.plus(Estimate(0.0, bound=abs(net.value) * late_share))
     if net.value <= 0.0:
         low, high = net.ci95
         return unmeasured(
@@ -103,6 +110,9 @@ def _require_enough(recording: Recording, n: int) -> None:
         msg = f"{failed_n} readings failed, {len(recording.trace.rows)} did not: {last}"
         raise EnergyError(msg)
     for rail in recording.total.rails:
+        if rail.kind is RailKind.AVERAGE and rail.window_s is None:
+            msg = f"{rail.name} is an average over a time it does not tell: what it shows may be older than the load"
+            raise EnergyError(msg)
         slow = rail.kind is RailKind.INSTANT and (rail.refresh_s or 0.0) > SLOW_REFRESH_S
         if slow and not recording.dithered:
             msg = f"{rail.name} is renewed every {rail.refresh_s:.3g} s: a load that beats with it would not be seen"
@@ -158,10 +168,7 @@ def _sampled(
     """Return the energy of power rails: summed at each reading first, so that what they share is not counted twice."""
     rails = recording.total.rails
     trace = recording.trace
-    watts = [
-        math.fsum(numbers[index] / rails[index].source.per_unit for index in chosen)
-        for numbers in map(recording.counts, trace.rows)
-    ]
+    watts = _summed_watts(recording, chosen)
     slowest_s = max((rails[index].refresh_s or 0.0 for index in chosen), default=0.0)
     if kind is RailKind.INSTANT:
         return power_energy(trace.at_ns, watts, window, block_s=max(2 * slowest_s, recording.repeat_s))
@@ -172,6 +179,37 @@ def _sampled(
         1.0 / recording.idle_before.seconds
     )
     return averaged_energy(trace.at_ns, watts, window, window_s=window_s, tail_s=recording.tail_s, idle=own_idle)
+
+
+def _late_share(recording: Recording, before: Estimate) -> float:
+    """Return the share of the load that instant readings showed too late. Raises EnergyError when it is a fifth.
+
+    The draw before and that of the load's last quarter are compared: a slow sensor shows neither the mean of the load
+    nor the idle draw after it.
+    """
+    rails = recording.total.rails
+    chosen = [index for index, rail in enumerate(rails) if rail.kind is RailKind.INSTANT]
+    if len(chosen) < len(rails):
+        return 0.0  # beside counters or averages the draw of the instants alone is not known
+    load = recording.load
+    watts = _summed_watts(recording, chosen)
+    last_ns = load.end_ns - (load.end_ns - load.begin_ns) // 4
+    last = [power for taken_ns, power in zip(recording.trace.at_ns, watts, strict=True)
+            if last_ns <= taken_ns <= load.end_ns]  # fmt: skip
+    level_w = statistics.fmean(last) if last else before.value
+    late_s = rise_s(recording.trace.at_ns, watts, load, idle_w=before.value, load_w=level_w)
+    if late_s >= MAX_LATE_SHARE * load.seconds:
+        msg = f"the sensor showed the load only after {late_s:.2g} of {load.seconds:.3g} s: it is too slow for this run"
+        raise EnergyError(msg)
+    return late_s / load.seconds
+
+
+def _summed_watts(recording: Recording, chosen: Sequence[int]) -> list[float]:
+    rails = recording.total.rails
+    return [
+        math.fsum(numbers[index] / rails[index].source.per_unit for index in chosen)
+        for numbers in map(recording.counts, recording.trace.rows)
+    ]
 
 
 def _require_cover(recording: Recording, gross: Estimate) -> None:

@@ -55,8 +55,14 @@ class ExternalMeter(Protocol):
         """Return the latest figures."""
 
 
-def meter_total(meter: ExternalMeter) -> Total:
-    """Return a meter on the device's input as the device's total: a counter of joules."""
+def meter_total(meter: ExternalMeter, *, refresh_s: float) -> Total:
+    """Return a meter on the device's input as the device's total: a counter of joules.
+
+    Args:
+        meter: the meter.
+        refresh_s: how often it renews its statistics, a Joulescope every 0.5 s unless it is told otherwise. Each end of
+            a measurement may be this old.
+    """
 
     def read() -> float:
         return meter.get_statistics().energy_j
@@ -69,6 +75,7 @@ def meter_total(meter: ExternalMeter) -> Total:
         source=Call(read),
         sensor=f"external meter {meter.name}",
         feeds="everything behind the meter",
+        refresh_s=refresh_s,
     )
     return Total((rail,), "device", "the meter sits in the device's input", None)
 

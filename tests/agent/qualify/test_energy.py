@@ -19,6 +19,7 @@ from edgefleet_agent.qualify.energy import (
     averaged_energy,
     counter_energy,
     power_energy,
+    rise_s,
     t975,
     unwrap,
 )
@@ -237,3 +238,11 @@ def test_student_quantiles_are_those_of_the_tables(freedom: float, expected: flo
 def test_estimates_add_and_scale() -> None:
     total = Estimate(3.0, 4.0, 0.5, 10).plus(Estimate(1.0, 0.0, 0.25)).times(-2.0)
     assert total == Estimate(-8.0, 16.0, 1.5, 10)
+
+
+@pytest.mark.parametrize(("first", "expected_s"), [(0, 0.0), (3, 3.0), (99, 9.0)])
+def test_how_late_a_sensor_shows_a_load_is_seen_in_its_readings(first: int, expected_s: float) -> None:
+    at_ns = [step * NS for step in range(10)]
+    watts = [2.0 if step < first else 8.0 for step in range(10)]
+    assert rise_s(at_ns, watts, Window(0, 9 * NS), idle_w=2.0, load_w=8.0) == expected_s
+    assert rise_s(at_ns, watts, Window(0, 9 * NS), idle_w=2.0, load_w=2.0) == 0.0

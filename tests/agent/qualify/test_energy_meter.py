@@ -328,3 +328,25 @@ def test_what_the_model_raises_closes_the_sensors_and_is_raised(tmp_path: Path) 
 def test_a_pass_takes_about_as_long_as_a_latency_run() -> None:
     assert plan_for(10.0) == EnergyPlan(6.0, 2.0)
     assert plan_for(1000.0).load_s == 60.0
+
+
+def filtered(device: Device, lag_s: float) -> Callable[[], float]:
+    """A gauge that shows the mean of the last seconds as if it were the moment's."""
+    return lambda: device.average_w(lag_s)
+
+
+@pytest.mark.parametrize(("lag_s", "status"), [(0.2, EnergyStatus.MEASURED), (5.0, EnergyStatus.UNMEASURED)])
+def test_a_gauge_that_filters_secretly_widens_the_interval_or_is_refused(lag_s: float, status: EnergyStatus) -> None:
+    device = Device(1)
+    result = energy_of(device, meter_on(device, rail(filtered(device, lag_s), RailKind.INSTANT)))
+    assert result.status is status
+    if result.ci95_per_inference_mj is not None:
+        assert result.ci95_per_inference_mj[0] <= NET_MJ <= result.ci95_per_inference_mj[1]
+    else:
+        assert "too slow for this run" in str(result.reason)
+
+
+def test_an_average_over_an_unknown_time_gives_nothing() -> None:
+    device = Device(1)
+    result = energy_of(device, meter_on(device, rail(lambda: device.watts, RailKind.AVERAGE)))
+    assert "a time it does not tell" in str(result.reason)

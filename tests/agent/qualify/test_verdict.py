@@ -128,6 +128,19 @@ def test_unmeasured_energy_without_a_limit_is_nobodys_concern() -> None:
     assert judge_energy(UNMEASURED, EnergyAccept(if_unmeasured=IfUnmeasured.FAIL)) == PASSED
 
 
+def test_measured_energy_whose_interval_reaches_above_the_limit_passes_with_a_warning() -> None:
+    measured = EnergyResult(status=EnergyStatus.MEASURED, per_inference_mj=49.0, ci95_per_inference_mj=(47.0, 51.0))
+    ruling = judge_energy(measured, EnergyAccept(per_inference_mj=50.0))
+    assert ruling.missed is None
+    assert "reaches 51 mJ" in ruling.warnings[0]
+
+
+def test_modelled_energy_meets_no_limit() -> None:
+    modelled = EnergyResult(status=EnergyStatus.MODELLED, per_inference_mj=1.0, reason="a part of the board")
+    ruling = judge_energy(modelled, EnergyAccept(per_inference_mj=50.0, if_unmeasured=IfUnmeasured.FAIL))
+    assert ruling.missed == "energy is limited to 50 mJ and was only modelled, as 1 mJ: a part of the board"
+
+
 @pytest.mark.parametrize(("energy_mj", "missed"), [(49.0, False), (51.0, True)])
 def test_measured_energy_is_judged_by_its_limit(energy_mj: float, missed: bool) -> None:
     measured = EnergyResult(status=EnergyStatus.MEASURED, per_inference_mj=energy_mj)

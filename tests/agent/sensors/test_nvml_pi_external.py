@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from edgefleet_agent.qualify.energy_meter import EnergyMeter
-from edgefleet_agent.sensors.external import Accumulated, Statistics, meter_total, statistics_from
+from edgefleet_agent.sensors.external import Statistics, meter_total, statistics_from
 from edgefleet_agent.sensors.files import SensorFileError
 from edgefleet_agent.sensors.nvml import Handle, find_nvml
 from edgefleet_agent.sensors.pi import parse_adc, parse_throttled
@@ -19,6 +19,7 @@ from edgefleet_agent.sensors.reader import RailReader
 from edgefleet_agent.sensors.readings import read_rails
 from edgefleet_contract.profile import RailKind
 from edgefleet_hil.boards import PI5_ADC, add_rapl_zone, write_board_name, write_files
+from edgefleet_hil.meter import SimulatedMeter
 
 Tree = Callable[[str], Path]
 
@@ -172,28 +173,12 @@ def test_a_pi_4_has_no_power_sensor(tmp_path: Path) -> None:
     assert sensors.total.reason == "no power sensor on this device"
 
 
-class FakeMeter:
-    """A meter that has seen 3 J so far."""
-
-    name = "Joulescope JS220"
-
-    def start(self) -> None: ...
-
-    def stop(self) -> Accumulated:
-        return Accumulated(3.0, 1.0)
-
-    def capture(self, path: Path, *, duration_s: float, frequency_hz: float | None = None) -> None: ...
-
-    def get_statistics(self) -> Statistics:
-        return Statistics(power_w=1.5, energy_j=3.0)
-
-
 def test_a_meter_on_the_input_is_a_total_by_itself() -> None:
-    total = meter_total(FakeMeter())
+    total = meter_total(SimulatedMeter(), refresh_s=0.5)
     assert total.kind == "counter"
-    with RailReader(total.rails) as reader:
-        assert reader.values(reader.read()) == (3.0,)
     assert EnergyMeter(total).dithers is False
+    with RailReader(total.rails) as reader:
+        assert reader.values(reader.read()) == (0.0,)
 
 
 def test_a_labgrid_drivers_statistics_are_taken_over() -> None:
@@ -207,3 +192,23 @@ def test_a_labgrid_drivers_statistics_are_taken_over() -> None:
 def test_statistics_without_figures_are_refused(told: dict[str, object]) -> None:
     with pytest.raises(SensorFileError):
         statistics_from(told)
+
+
+def test_a_simulated_meter_adds_up_what_its_load_draws(tmp_path: Path) -> None:
+    meter = SimulatedMeter(lambda at_s: 2.0 if at_s < 1.0 else 6.0)
+    meter.pass_s(0.5)
+    meter.start()
+    meter.pass_s(1.0)
+    accumulated = meter.stop()
+    assert accumulated.energy_j == pytest.approx(4.0)
+    assert accumulated.duration_s == 1.0
+    meter.capture(tmp_path / "capture.csv", duration_s=0.1, frequency_hz=100.0)
+    lines = (tmp_path / "capture.csv").read_text().splitlines()
+    assert lines[:2] == ["at_s,power_w", "1.500000,6.0"]
+    assert len(lines) == 11
+    assert meter.get_statistics().power_w == 6.0
+
+
+def test_a_meter_that_was_not_started_says_so() -> None:
+    with pytest.raises(SensorFileError, match="not started"):
+        SimulatedMeter().stop()
