@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgefleet_agent.match import match_tensors
 from edgefleet_agent.model_file import bare_variant, claimed_precision, is_tflite
@@ -18,8 +19,11 @@ from edgefleet_contract.accept import MetricAccept
 from edgefleet_contract.artifact import TensorSpec
 from edgefleet_contract.base import clip_reason
 from edgefleet_contract.errors import UserInputError
-from edgefleet_contract.evidence import Task
+from edgefleet_contract.evidence import Bisection, BisectStatus, Task
 from edgefleet_contract.job import ClaimedPrecision, CompareAnswer, CompareJob
+
+if TYPE_CHECKING:
+    from edgefleet_agent.qualify.parity_claim import NoiseModel
 
 OUTPUTS_PRECISION: ClaimedPrecision = "int8"
 """What two files of outputs are held to when nobody says what they claim: the loosest usual claim. Structure in the
@@ -39,6 +43,8 @@ class Pair:
     candidate: dict[str, Array]
     labels: Array | None
     assumed: tuple[str, ...] = ()
+    noise: NoiseModel | None = None
+    """What rounding alone does to the reference, where that is known."""
 
 
 def compare(job: CompareJob) -> CompareAnswer:
@@ -65,7 +71,9 @@ def compare(job: CompareJob) -> CompareAnswer:
         task=task,
         same_artifact=job.same_artifact,
         labels=pair.labels,
-        metric=MetricAccept() if pair.labels is not None and task in _LABELLED_TASKS else None,
+        metric=job.metric or (MetricAccept() if pair.labels is not None and task in _LABELLED_TASKS else None),
+        limits=job.limits,
+        noise=pair.noise,
     )
     return CompareAnswer(
         verdict=parity.verdict,
@@ -75,7 +83,25 @@ def compare(job: CompareJob) -> CompareAnswer:
         task=task,
         parity=parity,
         assumed=tuple(clip_reason(text) for text in pair.assumed[:_MAX_ASSUMED]),
+        bisection=_bisect(job, precision, of_outputs=of_outputs) if job.bisect else None,
     )
+
+
+def _bisect(job: CompareJob, precision: str, *, of_outputs: bool) -> Bisection:
+    """Look for the operator at fault, whatever the verdict: a fault may hide inside the claim's tolerance."""
+    from edgefleet_agent.qualify.bisect import bisect
+
+    if of_outputs or job.samples is None:
+        reason = "two files of outputs have no operators; give the two ONNX models and --samples"
+        return Bisection(status=BisectStatus.IMPOSSIBLE, reason=reason)
+    reference, candidate = Path(job.reference), Path(job.candidate)
+    foreign = [path.name for path in (reference, candidate) if is_tflite(path)]
+    if foreign:
+        reason = f"{foreign[0]} is a TFLite file; bisecting lays the operators of two ONNX files beside each other"
+        return Bisection(status=BisectStatus.IMPOSSIBLE, reason=reason)
+    samples = load_samples(Path(job.samples), labels_key=job.labels_key)
+    out = Path(job.out) if job.out else None
+    return bisect(reference, candidate, samples, job.preprocess, precision=precision, out=out)
 
 
 def _is_npz(path: Path) -> bool:
@@ -123,7 +149,11 @@ def _run_models(job: CompareJob, precision: ClaimedPrecision) -> Pair:
     left = outputs_of(source, samples, job.preprocess)
     if is_tflite(reference) == is_tflite(candidate):
         other = in_samples_order(other, samples, job.preprocess) if is_tflite(candidate) else other
-        return Pair(left, outputs_of(other, samples, job.preprocess), samples.labels)
+        right = outputs_of(other, samples, job.preprocess)
+        from edgefleet_agent.qualify.parity_rounding import rounding_noise
+
+        noise = rounding_noise(source, samples, job.preprocess, left) if precision == "fp32" else None
+        return Pair(left, right, samples.labels, noise=noise)
     # Formats differ, so one was made from the other or both from a third: names and axes may have changed.
     other, converted = with_float_edges(
         other, inputs=_all_float(source.inputs), outputs=all(value.dtype.kind == "f" for value in left.values())

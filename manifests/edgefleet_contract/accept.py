@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, StringConstraints
 
 from edgefleet_contract.base import Record, Share
 
@@ -99,19 +99,35 @@ class PlacementAccept(Record):
 
 
 class MetricKind(str, Enum):
-    """The task's own figure of merit, computed from outputs and labels; each is higher-is-better."""
+    """The task's own figure of merit, computed from outputs and labels."""
 
     TOP1 = "top1"
+    """Share of samples whose best class is the label; higher is better."""
+    TOP5 = "top5"
+    """Share of samples whose label is among the five best classes; higher is better."""
+    MAE = "mae"
+    """Mean absolute error against labels of the output's shape; lower is better."""
+    FUNCTION = "function"
+    """The user's own `module:function` of outputs and labels; higher is better."""
+
+
+FunctionName = Annotated[
+    str, StringConstraints(max_length=300, pattern=r"^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*$")
+]
+"""`module:function`, importable where it is called."""
 
 
 class MetricAccept(Record):
     """How the task's metric is computed and how far it may fall below the source model's.
 
-    `min_drop` of the manifest is carried here as `max_drop`: the largest drop that is accepted.
+    `min_drop` of the manifest is carried here as `max_drop`: the largest accepted drop, in the metric's own unit;
+    of `mae`, the largest rise as a share of the source model's error.
     """
 
     kind: MetricKind = MetricKind.TOP1
     max_drop: Share = 0.02
+    function: FunctionName | None = None
+    """Of `function`: what to call."""
 
 
 class Accept(Record):

@@ -102,6 +102,56 @@ class ParityResult(Record):
     outputs: tuple[OutputParity, ...] = Field(default=(), max_length=256)
 
 
+class BisectStatus(str, Enum):
+    """How a search for the operator at fault ended."""
+
+    FOUND = "found"
+    """One operator, fed with the reference's own values, computes something else."""
+    DRIFT = "drift"
+    """No operator is at fault alone; their errors add up."""
+    CLEAN = "clean"
+    """Nothing differs more than the claim explains."""
+    IMPOSSIBLE = "impossible"
+    """The two files cannot be laid beside each other, or what is needed is not installed here."""
+
+
+class OperatorError(Record):
+    """The error of one operator (or of the few between two tensors that both files name)."""
+
+    operator: str = Field(max_length=128)
+    """Operator type, or types in order where several lie between two known tensors."""
+    node: str = Field(max_length=512)
+    tensor: TensorName
+    """The candidate's tensor that was looked at."""
+    island_sqnr_db: float | None = None
+    """SQNR with the reference's values as inputs, in dB; None when it is exact or without signal."""
+    drift_sqnr_db: float | None = None
+    """SQNR of the same tensor in the whole candidate: what has added up until here."""
+    reason: Reason | None = None
+
+
+class Bisection(Record):
+    """The first operator whose outputs differ, and how it was found."""
+
+    status: BisectStatus
+    reason: Reason
+    operators_n: Count = 0
+    """Operators of the candidate, constants aside."""
+    compared_n: Count = 0
+    """Tensors that both files name; each closes one island."""
+    runs_n: Count = 0
+    """Model runs over the samples, the reference's included."""
+    samples_n: Count = 0
+    culprit: OperatorError | None = None
+    first_drift: OperatorError | None = None
+    """The first tensor, in the order of computation, that leaves the claim's tolerance in the whole candidate."""
+    worst: tuple[OperatorError, ...] = Field(default=(), max_length=16)
+    """The islands with the largest error, worst first."""
+    folder: str | None = Field(default=None, max_length=4096)
+    command: Reason | None = None
+    """The command that repeats the finding."""
+
+
 class LatencyVerdict(str, Enum):
     """Whether latency figures may be believed, and if not, why not."""
 
@@ -219,11 +269,11 @@ class MemoryResult(Record):
     """Memory of the worker process, in bytes."""
 
     peak_bytes: ByteCount
-    """Highest resident size from before loading to the end of the trial (VmHWM after a reset)."""
+    """Highest resident size while loading and inferring (VmHWM after a reset); what the harness itself keeps is out."""
     baseline_bytes: ByteCount
     """Resident size before the model was loaded."""
     pss_bytes: ByteCount | None = None
-    """Proportional set size at rest after the trial."""
+    """Proportional set size at rest, after inferring."""
 
 
 class EnergyStatus(str, Enum):

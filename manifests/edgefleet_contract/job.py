@@ -10,10 +10,20 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from edgefleet_contract.accept import DEFAULT_LOAD_SHARE, Accept, LoadShare, RateHz, SamplesPerQuery, Scenario
+from edgefleet_contract.accept import (
+    DEFAULT_LOAD_SHARE,
+    Accept,
+    LoadShare,
+    MetricAccept,
+    ParityAccept,
+    RateHz,
+    SamplesPerQuery,
+    Scenario,
+)
 from edgefleet_contract.artifact import InputTransform, TensorMaps, TensorSpec
 from edgefleet_contract.base import Reason, Record, TensorName
 from edgefleet_contract.evidence import (
+    Bisection,
     Conditions,
     LatencyResult,
     ParityCheck,
@@ -98,6 +108,13 @@ class CompareJob(Record):
     same_artifact: bool = False
     """Question 2: both ran the same file, so only the device's arithmetic may differ."""
     preprocess: dict[TensorName, InputTransform] = {}
+    metric: MetricAccept | None = None
+    """The metric to compute; None: top-1 where there are labels and the task is classification or not known."""
+    limits: ParityAccept = ParityAccept()
+    bisect: bool = False
+    """Whether to look for the operator at fault where parity fails."""
+    out: FilePath | None = None
+    """Folder for the failing part of the model and the command that repeats the finding."""
 
 
 class BenchJob(Record):
@@ -155,6 +172,7 @@ class CompareAnswer(Record):
     precision: str
     task: Task | None
     parity: ParityResult
+    bisection: Bisection | None = None
     assumed: tuple[Reason, ...] = Field(default=(), max_length=64)
     """What was taken for granted to compare them: which tensor stands for which, in which order of axes."""
 

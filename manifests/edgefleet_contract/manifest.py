@@ -66,9 +66,9 @@ Samples = Annotated[SamplesSpec, BeforeValidator(_as_file, json_schema_input_typ
 class MetricSpec(Record):
     """The task's metric: one we know by name."""
 
-    kind: MetricKind = MetricKind.TOP1
+    kind: Literal[MetricKind.TOP1, MetricKind.TOP5, MetricKind.MAE] = MetricKind.TOP1
     min_drop: ShareText = 0.02
-    """Largest drop below the source model's figure that is still accepted."""
+    """Largest accepted drop below the source model's figure; of `mae`, the largest rise as a share of it."""
 
 
 class ModelSpec(Record):
@@ -214,8 +214,10 @@ class Manifest(Record):
     deployments: tuple[DeploymentSpec, ...] = Field(min_length=1, max_length=256)
 
 
-def metric_accept(spec: MetricSpec | None) -> MetricAccept | None:
+def metric_accept(spec: MetricSpec | Hook | None) -> MetricAccept | None:
     """Return a metric in code's own words."""
+    if isinstance(spec, str):
+        return MetricAccept(kind=MetricKind.FUNCTION, function=spec)
     return None if spec is None else MetricAccept(kind=spec.kind, max_drop=spec.min_drop)
 
 

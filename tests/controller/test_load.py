@@ -184,7 +184,7 @@ def test_what_is_not_yaml_as_we_take_it_is_refused_at_its_place(text: str, line:
     [
         (with_model("§metrc: {kind: top1}"), "unknown key in models.digits; allowed: source", "metric"),
         (with_model("task: §Classification"), "allowed: classification, detection", "classification"),
-        (with_model("metric: {kind: §top5}"), "allowed: top1", "top1"),
+        (with_model("metric: {kind: §top6}"), "allowed: top1, top5", "top5"),
         (with_model("metric: §top1"), "expected a mapping such as {kind: top1}, or module:function; got 'top1'", None),
         (with_model("metric: {kind: top1, min_drop: §2 pct}"), "unknown unit 'pct' for a share", None),
         (with_model("metric: {kind: top1, min_drop: §2}"), "between 0% and 100%", None),
@@ -402,11 +402,11 @@ def test_a_manifest_is_the_same_after_a_round_trip_through_its_own_json() -> Non
 
 
 def test_rollouts_and_hooks_are_refused_with_their_place() -> None:
-    text = EVERYTHING.replace("single-stream}", "server}").replace("{kind: top1, min_drop: 0.02}", "my.metrics:f1")
+    text = EVERYTHING.replace("single-stream}", "server}").replace("preprocess: {", "preprocess: a.b:c #{")
     with pytest.raises(ManifestProblemsError) as caught:
         check_supported(parse(text))
     told = [(str(problem.location), problem.message.split()[0]) for problem in caught.value.problems]
-    assert told == [("m.yaml:8:13", "metric"), ("m.yaml:25:5", "rollouts")]
+    assert told == [("m.yaml:6:17", "preprocess"), ("m.yaml:25:5", "rollouts")]
 
 
 def test_a_hook_for_preprocessing_is_refused_too() -> None:

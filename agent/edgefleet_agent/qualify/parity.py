@@ -16,7 +16,7 @@ from typing import Literal
 from edgefleet_agent.qualify.parity_claim import NoiseModel, claim_of, noise_model, tolerance_db
 from edgefleet_agent.qualify.parity_decision import infer_task
 from edgefleet_agent.qualify.parity_form import check_names
-from edgefleet_agent.qualify.parity_metric import MetricFinding, judge_metric, top1_metric
+from edgefleet_agent.qualify.parity_metric import MetricFinding, MetricUnmeasuredError, judge_metric, top1_metric
 from edgefleet_agent.qualify.parity_output import OutputVerdict, Question, judge_output
 from edgefleet_agent.qualify.parity_tensor import Array, Finding
 from edgefleet_contract.accept import MetricAccept, ParityAccept
@@ -29,6 +29,12 @@ _NO_LIMITS = ParityAccept()
 WEAK_SAMPLES_N = 8
 """With fewer samples no statistic of the error is worth its name."""
 _MAX_OUTPUTS_N = 256
+_NO_DECISIONS = (
+    "the manifest asks for an agreement of {:g}, and these outputs hold no decisions to agree on (a regression, boxes "
+    "without scores, or a task not given); give the task, or limit min_sqnr_db instead"
+)
+"""What cannot be shown to hold misses a limit, as everywhere: it is never skipped."""
+_LAST_OF_FORM = ParityCheck.FINITE
 _ORDER = {check: place for place, check in enumerate(ParityCheck)}
 
 
@@ -71,17 +77,31 @@ def compare_outputs(
         judge_output(name, reference[name], candidate[name], question, tolerance_db(claim, noise, name))
         for name in reference
     ]
-    measured = None
-    if labels is not None and all(
-        found.finding is None or _ORDER[found.finding.check] > _ORDER[ParityCheck.FINITE] for found in verdicts
-    ):
-        measured = judge_metric(reference, candidate, labels, metric or MetricAccept(max_drop=1.0))
+    measured, unmeasured = _measure(reference, candidate, labels, metric, verdicts)
     findings = [*_named(verdicts), *_of_metric(measured), *_of_limits(verdicts, limits)]
     first = min(findings, key=lambda found: _ORDER[found.check], default=None)
     weak = _weaknesses(verdicts, reference, samples_level)
-    if metric is not None and measured is None:
-        weak.append("the metric could not be computed: no labels, or no output of classes")
+    if unmeasured is not None:
+        weak.append(f"the metric could not be computed: {unmeasured}")
     return _result(verdicts, first, n_samples=_samples_n(reference), measured=measured, weak=weak)
+
+
+def _measure(
+    reference: Mapping[str, Array],
+    candidate: Mapping[str, Array],
+    labels: Array | None,
+    metric: MetricAccept | None,
+    verdicts: Sequence[OutputVerdict],
+) -> tuple[MetricFinding | None, str | None]:
+    """Return the metric, or why one that was asked for could not be computed. Malformed outputs have none."""
+    if any(found.finding is not None and _ORDER[found.finding.check] <= _ORDER[_LAST_OF_FORM] for found in verdicts):
+        return None, None
+    if metric is None and labels is None:
+        return None, None
+    try:
+        return judge_metric(reference, candidate, labels, metric or MetricAccept(max_drop=1.0)), None
+    except MetricUnmeasuredError as error:
+        return None, None if metric is None else str(error)
 
 
 def _named(verdicts: Sequence[OutputVerdict]) -> Iterator[Finding]:
@@ -97,6 +117,8 @@ def _of_metric(measured: MetricFinding | None) -> Iterator[Finding]:
 
 def _of_limits(verdicts: Sequence[OutputVerdict], limits: ParityAccept) -> Iterator[Finding]:
     agreement, worst_db = _least(verdicts, "agreement"), _least(verdicts, "worst_sqnr_db")
+    if limits.min_agreement is not None and agreement is None and verdicts:
+        yield Finding(ParityCheck.LIMIT, _NO_DECISIONS.format(limits.min_agreement))
     if limits.min_agreement is not None and agreement is not None and agreement < limits.min_agreement:
         yield Finding(
             ParityCheck.LIMIT, f"agreement is {agreement:.4f}; the manifest asks for {limits.min_agreement:g}"

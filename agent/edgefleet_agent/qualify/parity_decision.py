@@ -54,6 +54,8 @@ def decide(pair: Pair, task: Task | None) -> Decisions | None:
     """Return the decisions of a task on one output, None where the task or the shape has none."""
     if task is Task.EMBEDDING:
         return _neighbours(pair)
+    if task is Task.DETECTION:
+        return _detections(pair)
     rows = _decision_rows(pair, task)
     return None if rows is None or rows[0].size == 0 else _choices(*rows, pair)
 
@@ -66,7 +68,7 @@ def _decision_rows(pair: Pair, task: Task | None) -> tuple[Floats, Floats] | Non
     elif task is Task.SEGMENTATION:
         axis = None if len(shape) < 3 else (1 if shape[1] < shape[-1] else len(shape) - 1)
     elif task is Task.SEQUENCE:
-        axis = len(shape) - 1 if len(shape) > 2 else None
+        axis = len(shape) - 1 if len(shape) > 1 else None
     else:
         axis = None
     if axis is None:
@@ -98,6 +100,37 @@ def _choices(reference: Floats, candidate: Floats, pair: Pair) -> Decisions:
     return Decisions(
         first, chosen, reference[index, first] - reference[index, chosen], _robust_sigma(margin_error), clear
     )
+
+
+def _detections(pair: Pair) -> Decisions | None:
+    """Return what is detected where, among the places where either side detects something.
+
+    Scores are the channels within [0, 1] (above 0.5: detected), or the only channel (a logit: above 0). The decision
+    of a place is its best class, or none. None where the tensor holds no scores or nothing is detected.
+    """
+    scores = _scores(pair)
+    if scores is None:
+        return None
+    reference, candidate, threshold = scores
+    nothing = np.full((len(reference), 1), threshold)
+    left, right = np.hstack([nothing, reference]), np.hstack([nothing, candidate])
+    seen = (left.argmax(axis=1) > 0) | (right.argmax(axis=1) > 0)
+    return _choices(left[seen], right[seen], pair) if seen.any() else None
+
+
+def _scores(pair: Pair) -> tuple[Floats, Floats, float] | None:
+    """Return both sides' scores as [places, classes] and the threshold, or None."""
+    shape = pair.reference.shape
+    if len(shape) < 2:
+        return None
+    axis = 1 if len(shape) == 3 and shape[1] < shape[2] else len(shape) - 1
+    reference, candidate = (
+        np.moveaxis(side, axis, -1).reshape(-1, shape[axis]) for side in (pair.reference, pair.candidate)
+    )
+    within = (reference.min(axis=0) >= 0.0) & (reference.max(axis=0) <= 1.0)
+    if within.any():
+        return reference[:, within], candidate[:, within], 0.5
+    return (reference, candidate, 0.0) if shape[axis] == 1 else None
 
 
 def _robust_sigma(error: Floats) -> float:

@@ -13,8 +13,10 @@ from edgefleet_agent.qualify.parity_tensor import (
     Finding,
     Flags,
     Floats,
+    Pair,
     critical_sigmas,
     energy_ratio_db,
+    flat,
     sample_energies,
 )
 from edgefleet_contract.evidence import ParityCheck
@@ -22,6 +24,8 @@ from edgefleet_contract.evidence import ParityCheck
 _OUTLIER_MIN_SIGMA_DB = 1.5
 _FLOOR_QUANTA = 2.0
 _MIN_OUTLIER_N = 4
+_ODDS_MOVED = 2.5
+"""Natural logarithm of an odds ratio; healthy int8 digit classifiers move theirs by 1.74 at most in 1,000 samples."""
 _SINGLE_MEDIAN_DB = 3.4
 """Mean over median of a squared normal variable, 1 / 0.455, in dB."""
 _MIN_RANK_N = 5
@@ -37,6 +41,8 @@ class Figures:
     below_floor: Flags
     floored_db: Floats
     """SQNR with every error raised to one quantisation step: how widely samples differ beyond what the claim shows."""
+    total_db: float
+    """SQNR of all samples together, less the worst one: a single sample is an outlier, not the noise."""
 
     @property
     def judged_db(self) -> Floats:
@@ -54,7 +60,16 @@ def figures(reference: Array, candidate: Array, quantum: float) -> Figures:
         sqnr_db=energy_ratio_db(signal, error),
         below_floor=error <= (_FLOOR_QUANTA * quantum) ** 2,
         floored_db=energy_ratio_db(signal, np.maximum(error, quantum**2)),
+        total_db=_total_db(signal, error, quantum),
     )
+
+
+def _total_db(signal: Floats, error: Floats, quantum: float) -> float:
+    kept = np.sort(error)[: max(1, len(error) - 1)]
+    mean = float(kept.mean()) if kept.size else 0.0
+    if mean <= (_FLOOR_QUANTA * quantum) ** 2:
+        return float("inf")
+    return float(energy_ratio_db(np.asarray(signal.mean()), np.asarray(mean)))
 
 
 def check_sqnr(found: Figures, claim: Claim, tolerance_db: float, *, single: bool) -> Finding | None:
@@ -71,7 +86,10 @@ def check_sqnr(found: Figures, claim: Claim, tolerance_db: float, *, single: boo
         return Finding(
             ParityCheck.SQNR, f"the median sample has {median_db:.1f} dB; the tolerance is {tolerance_db:.1f} dB"
         )
-    if not claim.outlier_only and bad_n > max(1, len(judged) // 100):
+    if len(judged) >= _MIN_RANK_N and found.total_db < claim.total_db:
+        words = f"all samples together have {found.total_db:.1f} dB; the claim allows {claim.total_db:.1f} dB"
+        return Finding(ParityCheck.SQNR, words)
+    if not claim.calibrated and bad_n > max(1, len(judged) // 100):
         return Finding(ParityCheck.SQNR, f"{bad_n} samples are below {claim.worst_db:.1f} dB")
     return None
 
@@ -84,14 +102,22 @@ def _surely_below(judged: Floats, tolerance_db: float) -> bool:
     return bool(np.sort(judged)[rank] < tolerance_db or np.median(judged) < tolerance_db - _FAR_BELOW_DB)
 
 
-def check_outlier(found: Figures, claim: Claim) -> Finding | None:
-    """Find samples far worse than the others."""
+def check_outlier(found: Figures, claim: Claim, odds_moved: Floats | None = None) -> Finding | None:
+    """Find samples far worse than the others.
+
+    Args:
+        found: SQNR of every sample.
+        claim: what the precision may cost.
+        odds_moved: for probabilities, how far the log odds of each sample moved at most: where most samples have no
+            error at all, that tells a close call from a wrong answer.
+    """
     judged = found.judged_db
     low = judged < claim.worst_db
-    if not low.any() or (claim.outlier_only and len(judged) < _MIN_OUTLIER_N):
+    if not low.any() or (claim.calibrated and len(judged) < _MIN_OUTLIER_N):
         return None
-    if claim.outlier_only:
+    if claim.calibrated:
         low &= judged < _expected_low_db(found.floored_db)
+        low &= True if odds_moved is None else odds_moved > _ODDS_MOVED
     places = np.flatnonzero(low)
     if not places.size:
         return None
@@ -107,6 +133,21 @@ def _expected_low_db(sqnr_db: Floats) -> float:
     below = median_db - finite[finite < median_db]
     sigma_db = MAD_TO_SIGMA * float(np.median(below)) if below.size else 0.0
     return median_db - float(critical_sigmas(len(sqnr_db))) * max(sigma_db, _OUTLIER_MIN_SIGMA_DB)
+
+
+def odds_moved(pair: Pair) -> Floats | None:
+    """Return how far each sample's log odds moved at most; None where the reference holds no probabilities.
+
+    Probabilities are held a quantisation step away from 0 and 1, where rounding would decide.
+    """
+    if not pair.is_probability:
+        return None
+    step = max(pair.claim.quantum, 2.0**-10)
+    reference, candidate = (np.clip(flat(side), 0.0, 1.0) for side in (pair.reference, pair.candidate))
+    moved: Floats = np.abs(
+        np.log((candidate + step) / (1.0 - candidate + step)) - np.log((reference + step) / (1.0 - reference + step))
+    ).max(axis=1)
+    return moved
 
 
 def _words(sqnr_db: float) -> str:

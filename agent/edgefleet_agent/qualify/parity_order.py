@@ -15,6 +15,12 @@ _CLEARLY_BETTER = 4.0
 _STALE_BETTER = 16.0
 """The same for single samples (12 dB), where chance plays."""
 _SHIFTS = (1, -1, 2, -2)
+_FAR_SHIFTS = (3, -3, 4, -4, 6, -6, 8, -8)
+"""Looked at along the first two axes only: samples and time."""
+_LONG_N = 32
+"""Vectors this long never repeat by chance: less movement of the reference is enough."""
+_PART_MIN_N = 8
+_PART_SHARE = 0.02
 _MATCH_CHANNELS_N = 1024
 _MATCH_COLUMNS_N = 4096
 _FEW_COLUMNS_N = 16
@@ -52,7 +58,8 @@ def _repeated(reference: Floats, candidate: Floats, quantum: float) -> list[int]
     noise_rms = float(np.median(np.sqrt(np.square(candidate - reference).mean(axis=2))))
     same = ~np.any(candidate[:, 1:] != candidate[:, :-1], axis=2)
     moved_rms = np.sqrt(np.square(np.diff(reference, axis=1)).mean(axis=2))
-    moved = moved_rms > max(6.0 * noise_rms, 8.0 * quantum)
+    long = reference.shape[2] >= _LONG_N
+    moved = moved_rms > max(2.0 * noise_rms, 2.0 * quantum) if long else moved_rms > max(6.0 * noise_rms, 8.0 * quantum)
     return [int(place) + 1 for place in np.nonzero(same & moved)[1]]
 
 
@@ -71,16 +78,36 @@ def _stale_samples(reference: Floats, candidate: Floats, pair: Pair) -> Indices:
 
 
 def check_shift(pair: Pair) -> Finding | None:
-    """Find a shift, reversal, other layout or swap of channels that explains the candidate at least 6 dB better."""
+    """Find a shift, reversal, other layout or swap that explains the candidate, a sample or a channel far better."""
     floor = (2.0 * pair.quantum) ** 2
+    if float(np.square(pair.error).max(initial=0.0)) <= floor:
+        return None
     for words, reference, moved, candidate in _moves(pair):
-        own = np.square(candidate - reference).mean()
-        if own > floor and np.square(candidate - moved).mean() * _CLEARLY_BETTER < own:
+        own, other = np.square(candidate - reference), np.square(candidate - moved)
+        if own.mean() > floor and other.mean() * _CLEARLY_BETTER < own.mean():
             return Finding(ParityCheck.SHIFT, f"the values are right but {words}")
+        part = _moved_part(own, other, reference, pair, floor) if reference.shape[1:] else None
+        if part is not None:
+            return Finding(ParityCheck.SHIFT, f"the values of {part} are right but {words}")
     for axis in pair.channel_axes():
         swapped = _swapped_channels(pair, axis) if pair.reference.shape[axis] <= _MATCH_CHANNELS_N else []
         if swapped:
             return Finding(ParityCheck.SHIFT, f"axis {axis}: channels are swapped: {', '.join(swapped[:8])}")
+    return None
+
+
+def _moved_part(own: Floats, other: Floats, reference: Floats, pair: Pair, floor: float) -> str | None:
+    """Return the sample or channel (index along any axis but the moved one, which lies first) that alone was moved."""
+    least = max(floor, (3.0 * pair.noise_rms) ** 2)
+    for axis in range(1, own.ndim):
+        if not 2 <= own.shape[axis] <= _MATCH_CHANNELS_N or own.size < _PART_MIN_N * own.shape[axis]:
+            continue
+        others = tuple(place for place in range(own.ndim) if place != axis)
+        own_part, other_part = own.mean(axis=others), other.mean(axis=others)
+        telling = own_part > np.maximum(least, _PART_SHARE * reference.var(axis=others))
+        found = np.flatnonzero(telling & (other_part * _STALE_BETTER < own_part))
+        if found.size:
+            return f"part {int(found[0])} of axis {axis} (the moved axis first)"
     return None
 
 
@@ -89,7 +116,7 @@ def _moves(pair: Pair) -> Iterator[tuple[str, Floats, Floats, Floats]]:
     reference, candidate = pair.reference, pair.candidate
     for axis in range(reference.ndim):
         front = np.moveaxis(reference, axis, 0), np.moveaxis(candidate, axis, 0)
-        for shift in _SHIFTS:
+        for shift in (*_SHIFTS, *_FAR_SHIFTS) if axis < 2 else _SHIFTS:
             if front[0].shape[0] > 2 * abs(shift):
                 yield (f"shifted by {shift} along axis {axis}", *_cut(*front, shift))
         yield f"reversed along axis {axis}", front[0], front[0][::-1], front[1]

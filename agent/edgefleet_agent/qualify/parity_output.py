@@ -11,10 +11,10 @@ from edgefleet_agent.qualify.parity_claim import Claim
 from edgefleet_agent.qualify.parity_decision import check_decisions, check_identities, decide
 from edgefleet_agent.qualify.parity_form import check_form, has_nan, is_number
 from edgefleet_agent.qualify.parity_linear import check_gain, check_offset
-from edgefleet_agent.qualify.parity_noise import Figures, check_outlier, check_sqnr, figures
+from edgefleet_agent.qualify.parity_noise import Figures, check_outlier, check_sqnr, figures, odds_moved
 from edgefleet_agent.qualify.parity_order import check_repeat, check_shift
 from edgefleet_agent.qualify.parity_peak import check_band_peak, check_top_k
-from edgefleet_agent.qualify.parity_range import check_constant, check_resolution, check_saturation
+from edgefleet_agent.qualify.parity_range import check_constant, check_resolution, check_saturation, check_sums
 from edgefleet_agent.qualify.parity_tensor import Array, Finding, Pair, largest_error, pair_of
 from edgefleet_contract.base import clip_reason
 from edgefleet_contract.evidence import OutputParity, Task
@@ -25,6 +25,7 @@ STRUCTURE_CHECKS: tuple[Callable[[Pair], Finding | None], ...] = (
     check_resolution,
     check_repeat,
     check_shift,
+    check_sums,
     check_gain,
     check_offset,
     check_band_peak,
@@ -124,13 +125,13 @@ def _findings(pair: Pair, found: Figures, question: Question, tolerance_db: floa
     if np.array_equal(pair.reference, pair.candidate) and bool(np.all(found.sqnr_db == np.inf)):
         return
     claim = question.claim
-    decisions = decide(pair, question.task)
+    decisions, odds = decide(pair, question.task), odds_moved(pair)
     yield from filter(None, (check(pair) for check in STRUCTURE_CHECKS))
     yield from filter(
         None,
         (
             check_sqnr(found, claim, tolerance_db, single=pair.reference.size == pair.n),
-            check_outlier(found, claim),
+            check_outlier(found, claim, odds if odds is not None and len(odds) == len(found.sqnr_db) else None),
             check_top_k(pair),
         ),
     )

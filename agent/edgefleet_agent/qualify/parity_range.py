@@ -4,20 +4,31 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgefleet_agent.qualify.parity_tensor import Finding, Floats, Indices, Pair
+from edgefleet_agent.qualify.parity_tensor import Finding, Flags, Floats, Indices, Pair
 from edgefleet_contract.evidence import ParityCheck
 
 DEAD_SHARE = 0.05
 """A candidate's channel that keeps less than this share of the reference's spread is dead."""
 _LIVE_QUANTA = 4.0
 """A channel's spread must exceed this many quantisation steps of its tensor before int8 owes it anything."""
-_PLATEAU_SHARE = 0.002
-"""Calibrators that clip leave fewer elements than this at the limit (digit logits: 0.0009)."""
+_PLATEAU_SHARE = 0.008
+"""Calibrators leave fewer elements than this at the limit (digit logits on 64 calibration samples: 0.0045)."""
+_PLATEAU_MIN_N = 3
+"""Precisions without calibration have no limit: three different values that became one are enough."""
 _CHANNEL_PLATEAU_SHARE = 0.02
 """The same for one channel of a quantised tensor, whose range is shared: the channel with the longest tail meets the
 limit more often than the tensor does (digit logits, 128 calibration samples: 0.011 of one channel)."""
 _PLATEAU_EXCESS = 0.02
 """A plateau below the reference by this share of its range: a score of 0.996 for 1.0 is one int8 step, 0.4 %."""
+_SINGLE_QUANTUM = 1e-5
+_GRID_MIN_N = 32
+_ON_GRID = 0.999
+_OFF_GRID = 0.5
+_SUM_TOLERANCE = 2e-3
+_SUM_QUANTA = 12.0
+"""Rounding moves a sum by half a step an element; a clipped range by some steps more."""
+_SUM_MOVED = 0.12
+"""Where the output itself was not quantised, softmax came last and sums are 1; this leaves room."""
 _FEW_LEVELS_N = 24
 _LEVEL_RATIO = 6.0
 _LEVELS_MIN_N = 200
@@ -85,16 +96,46 @@ def _plateau(reference: Floats, candidate: Floats, pair: Pair) -> int | None:
     stuck = candidate == limit
     count = stuck.sum(axis=0)
     excess = np.where(stuck, reference - limit, 0.0)
-    needed = max(min(8.0 * pair.claim.quantum, _PLATEAU_EXCESS) * pair.span, 3.0 * pair.noise_rms)
+    share = _PLATEAU_EXCESS if pair.claim.calibrated else min(8.0 * pair.claim.quantum, _PLATEAU_EXCESS)
+    needed = max(share * pair.span, 3.0 * pair.noise_rms)
     clear = (excess > needed).sum(axis=0)
-    shared = reference.shape[1] > 1 and pair.claim.quantum > 0.0
-    enough = np.maximum(4, (_CHANNEL_PLATEAU_SHARE if shared else _PLATEAU_SHARE) * len(reference))
+    share = _CHANNEL_PLATEAU_SHARE if reference.shape[1] > 1 else _PLATEAU_SHARE
+    enough = max(4, share * len(reference)) if pair.claim.calibrated else _PLATEAU_MIN_N
     found = np.flatnonzero((clear >= enough) & (2 * clear >= count))
     return int(found[0]) if found.size else None
 
 
 def check_resolution(pair: Pair) -> Finding | None:
-    """Find a candidate with far fewer distinct values than 8 bits over the reference's range would leave."""
+    """Find values coarser than the claim: half precision under fp32, far fewer levels than 8 bits would leave."""
+    return _check_half_grid(pair) or _check_levels(pair)
+
+
+def _check_half_grid(pair: Pair) -> Finding | None:
+    """Find an fp32 claim whose every value is one of half precision (fp16 or bfloat16) while the reference's are not.
+
+    A model computed in fp16 with a cast at its end keeps 60 to 110 dB; its last bits give it away.
+    """
+    if pair.claim.quantum > _SINGLE_QUANTUM:
+        return None
+    for name, on_grid in (("float16", _is_float16), ("bfloat16", _is_bfloat16)):
+        own, coarse = on_grid(pair.reference), on_grid(pair.candidate)
+        telling = (pair.reference != 0.0) & (np.abs(pair.reference) != 1.0)
+        if telling.sum() >= _GRID_MIN_N and coarse[telling].mean() > _ON_GRID and own[telling].mean() < _OFF_GRID:
+            return Finding(ParityCheck.RESOLUTION, f"every value is a {name}; the claim is fp32")
+    return None
+
+
+def _is_float16(values: Floats) -> Flags:
+    with np.errstate(over="ignore"):
+        return np.asarray(values == values.astype(np.float16))
+
+
+def _is_bfloat16(values: Floats) -> Flags:
+    single = values.astype(np.float32)
+    return np.asarray((single == values) & (single.view(np.uint32) & 0xFFFF == 0))
+
+
+def _check_levels(pair: Pair) -> Finding | None:
     if pair.reference.size < _LEVELS_MIN_N or pair.span == 0.0 or pair.claim.quantum > 2**-8:
         return None
     levels_n = len(np.unique(pair.candidate))
@@ -105,6 +146,24 @@ def check_resolution(pair: Pair) -> Finding | None:
     if expected_n < _LEVEL_RATIO * levels_n:
         return None
     return Finding(ParityCheck.RESOLUTION, f"{levels_n} distinct values where 8 bits would leave {expected_n}")
+
+
+def check_sums(pair: Pair) -> Finding | None:
+    """Find distributions (probabilities that sum to 1 along an axis) that no longer do."""
+    if not pair.is_probability:
+        return None
+    for axis in range(pair.reference.ndim - 1, 0, -1):
+        sums = pair.reference.sum(axis=axis)
+        if pair.reference.shape[axis] < 2 or np.abs(sums - 1.0).max() > _SUM_TOLERANCE:
+            continue
+        moved = np.abs(pair.candidate.sum(axis=axis) - sums)
+        rounding = (_SUM_QUANTA + 0.5 * pair.reference.shape[axis]) * pair.claim.quantum
+        allowed = max(rounding if pair.has_levels else min(rounding, _SUM_MOVED), pair.claim.gain)
+        if (bad := int((moved > allowed).sum())) > 0:
+            reason = f"{bad} distributions along axis {axis} do not sum to 1 (off by up to {float(moved.max()):.3g})"
+            return Finding(ParityCheck.GAIN, reason)
+        return None
+    return None
 
 
 def _some(indices: Indices) -> str:

@@ -21,6 +21,9 @@ STRUCTURE_ELEMENTS_N = 4_000_000
 """Tests for structure look at most at this many elements (whole samples, evenly spread): 32 MB an array in float64.
 Figures per sample look at all."""
 _CHUNK_ELEMENTS_N = 1_000_000
+_NEAR_ONE = 0.3
+_LEVELS_N = 256
+"""Distinct values of eight bits."""
 MAD_TO_SIGMA = 1.4826
 """Standard deviation of a normal variable over its median absolute deviation."""
 
@@ -69,9 +72,28 @@ class Pair:
         return self.claim.quantum * max(self.span, self.peak)
 
     @cached_property
+    def step(self) -> float:
+        """Return the quantum where the candidate's values lie on few levels, else a quarter of it.
+
+        An output that was not quantised itself has no step: what it shows in the mean may be finer than the claim's.
+        """
+        return self.quantum if self.has_levels else self.quantum / 4.0
+
+    @cached_property
+    def has_levels(self) -> bool:
+        """Tell whether the candidate's values lie on at most 256 levels, as those of a quantised output do."""
+        return len(np.unique(self.candidate)) <= _LEVELS_N
+
+    @cached_property
     def noise_rms(self) -> float:
         """Return the error's rms in the median sample: a few bad samples do not move it."""
         return float(np.median(np.sqrt(np.square(flat(self.error)).mean(axis=1))))
+
+    @cached_property
+    def is_probability(self) -> bool:
+        """Tell whether the reference lies within [0, 1] and comes near 1: scores or probabilities."""
+        low, high = float(self.reference.min(initial=0.0)), float(self.reference.max(initial=0.0))
+        return low >= 0.0 and _NEAR_ONE <= high <= 1.0 + 1e-6
 
     def channels(self, axis: int) -> tuple[Floats, Floats]:
         """Return reference and error as [samples, channels, others], channels along `axis`."""

@@ -46,6 +46,20 @@ def compare(
     ] = False,
     labels_key: Annotated[str, typer.Option("--labels-key", help="Array of true answers in the samples.")] = "labels",
     preprocess_from: PreprocessOption = None,
+    metric: Annotated[
+        str | None,
+        typer.Option("--metric", help="top1, or module:function of your own: it gets outputs and labels."),
+    ] = None,
+    min_agreement: Annotated[
+        float | None, typer.Option("--min-agreement", help="Share of decisions that must agree, 0 to 1.")
+    ] = None,
+    min_sqnr_db: Annotated[float | None, typer.Option("--min-sqnr-db", help="dB the worst sample must reach.")] = None,
+    bisect: Annotated[
+        bool, typer.Option("--bisect", help="Find the operator at fault between two ONNX files.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="With --bisect: folder for the failing part and how to repeat it.")
+    ] = None,
     form: FormatOption = "table",
 ) -> None:
     """Parity of two model files on samples, or of two .npz of outputs; exit 0 pass, 3 fail."""
@@ -64,6 +78,10 @@ def compare(
         task=task,
         same_artifact=same_artifact,
         preprocess=preprocess_of(preprocess_from),
+        metric=_metric(metric),
+        limits={"min_agreement": min_agreement, "min_sqnr_db": min_sqnr_db},
+        bisect=bisect,
+        out=str(out.resolve()) if out else None,
     )
     settings: Settings = ctx.obj
     answer = run_job(settings, job, CompareAnswer, timeout_s=COMPARE_TIMEOUT_S, doing="comparing")
@@ -74,3 +92,10 @@ def compare(
         check = answer.failed_check.value if answer.failed_check else "unnamed check"
         output.words(f"parity fails at {check}: {answer.reason or 'no reason was given'}", style="red")
         raise typer.Exit(EXIT_PARITY_FAILED)
+
+
+def _metric(given: str | None) -> dict[str, str] | None:
+    """Return what the job holds for a metric: a kind by name, or the user's own function."""
+    if given is None:
+        return None
+    return {"kind": "function", "function": given} if ":" in given else {"kind": given}

@@ -12,7 +12,7 @@ from edgefleet_controller.cli.tables import Cell, draw
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from edgefleet_contract.evidence import Conditions, LatencyResult, OutputParity
+    from edgefleet_contract.evidence import Bisection, Conditions, LatencyResult, OutputParity
     from edgefleet_contract.job import BenchAnswer, CompareAnswer
 
 _BAR = 24
@@ -21,7 +21,8 @@ _TOP_OPERATORS = 5
 
 def comparison(answer: CompareAnswer) -> dict[str, Any]:
     """Return what `compare -o json` prints: verdict, first failed check, reason, and the figures, flat."""
-    data = answer.model_dump(mode="json", exclude={"kind", "parity"})
+    unasked = {"bisection"} if answer.bisection is None else set()
+    data = answer.model_dump(mode="json", exclude={"kind", "parity"} | unasked)
     parity = answer.parity.model_dump(mode="json")
     figures_of_all = {key: parity[key] for key in ("n_samples", "agreement", "worst_sqnr_db", "metric", "outputs")}
     return {"api": "fleet/v1", **data, **figures_of_all}
@@ -47,6 +48,33 @@ def draw_comparison(console: Console, answer: CompareAnswer) -> None:
         [_output_cells(output) for output in answer.parity.outputs],
         right=["worst SQNR", "median", "tolerance", "max error", "agreement"],
     )
+    if answer.bisection is not None:
+        draw_bisection(console, answer.bisection)
+
+
+def draw_bisection(console: Console, found: Bisection) -> None:
+    """Draw how the search ended and the islands with the largest error."""
+    console.print()
+    console.print(f"bisection {found.status.value}: {found.reason}", soft_wrap=True)
+    if not found.worst:
+        return
+    counts = f"{found.operators_n} operators, {found.compared_n} tensors in both files"
+    console.print(f"{counts}; {found.runs_n} runs over {found.samples_n} samples", soft_wrap=True)
+    draw(
+        console,
+        ["tensor", "operator", "alone", "in the whole"],
+        [
+            [error.tensor, error.operator, _db_or_word(error.island_sqnr_db), _db_or_word(error.drift_sqnr_db)]
+            for error in found.worst
+        ],
+        right=["alone", "in the whole"],
+    )
+    if found.command is not None:
+        console.print(f"repeat it: {found.command}", soft_wrap=True)
+
+
+def _db_or_word(value_db: float | None) -> str:
+    return "exact or broken" if value_db is None else f"{value_db:.1f} dB"
 
 
 def _output_cells(output: OutputParity) -> Sequence[Cell]:

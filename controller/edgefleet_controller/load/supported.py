@@ -45,14 +45,13 @@ def find_unsupported(manifest: Manifest) -> Iterator[Unsupported]:
 
 
 def _hooks(path: tuple[str | int, ...], model: ModelSpec) -> Iterator[Unsupported]:
-    for key, value in (("preprocess", model.preprocess), ("metric", model.metric)):
-        if isinstance(value, str):
-            yield Unsupported(
-                (*path, key),
-                f"{key} by module:function is not in this version",
-                f"declare {key} with the keys `fleet schema` lists",
-                shorten(value),
-            )
+    if isinstance(model.preprocess, str):
+        yield Unsupported(
+            (*path, "preprocess"),
+            "preprocess by module:function is not in this version",
+            "declare preprocess with the keys `fleet schema` lists",
+            shorten(model.preprocess),
+        )
 
 
 def _rollout(path: tuple[str | int, ...], deployment: DeploymentSpec) -> Iterator[Unsupported]:

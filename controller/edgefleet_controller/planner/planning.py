@@ -125,9 +125,7 @@ def _metric(name: str, spec: ModelSpec, facts: ModelFacts) -> MetricAccept | Non
     if spec.metric is None:
         return MetricAccept() if facts.has_labels else None
     path = ("models", name, "metric")
-    if not isinstance(spec.metric, MetricSpec):
-        raise PlanError("a metric by module:function is not in this version", path=path)
-    if not facts.has_labels:
+    if isinstance(spec.metric, MetricSpec) and not facts.has_labels:
         msg = f"metric {spec.metric.kind.value} needs labels, and the samples of {name} have none"
         raise PlanError(msg, path=path, next_step="add an array `labels` to the samples, or remove the metric")
     return metric_accept(spec.metric)

@@ -59,7 +59,7 @@ def test_a_pass_exits_0_with_figures_at_the_top_level(
     assert result.exit_code == 0
     data = json.loads(result.stdout)
     assert list(data) == [
-        "api", "verdict", "failed_check", "reason", "precision", "task",
+        "api", "verdict", "failed_check", "reason", "precision", "task", "assumed",
         "n_samples", "agreement", "worst_sqnr_db", "metric", "outputs",
     ]  # fmt: skip
     assert (data["verdict"], data["failed_check"], data["precision"]) == ("pass", None, "int8")
@@ -72,12 +72,15 @@ def test_the_job_says_what_the_options_said(
     backend.answer(comparison)
     cli(
         "compare", "a.onnx", "b.onnx", "--samples", "s.npz", "--precision", "fp16", "--task", "detection",
-        "--same-artifact", "--labels-key", "y",
+        "--same-artifact", "--labels-key", "y", "--metric", "my.metrics:f1", "--min-agreement", "0.9",
+        "--bisect", "--out", "part",
     )  # fmt: skip
     (job,) = backend.jobs
     assert (job["kind"], job["precision"], job["task"], job["same_artifact"], job["labels_key"]) == (
         "compare", "fp16", "detection", True, "y",
     )  # fmt: skip
+    assert (job["metric"]["kind"], job["metric"]["function"]) == ("function", "my.metrics:f1")
+    assert (job["limits"]["min_agreement"], job["bisect"], Path(job["out"]).name) == (0.9, True, "part")
     assert job["samples"] == str(models / "s.npz")
 
 
