@@ -493,10 +493,3 @@ def test_a_new_driver_or_runtime_has_everything_proved_again_while_it_serves(
     drive.qualify_and_activate()
     drive(Started({"digits": held}))
     assert drive.state.work is None
-
-
-def test_free_disk_and_labels_do_not_change_the_environment(facts: Facts) -> None:
-    profile = facts.profile
-    other = profile.model_copy(update={"disk_free_bytes": 1, "labels": {"site": "x"}, "agent_version": "9"})
-    assert other.environment == profile.environment
-    assert profile.model_copy(update={"kernel": "7"}).environment != profile.environment
