@@ -31,7 +31,7 @@ def autoregressive(seed: int, n: int, rho: float) -> np.ndarray:
     """Return n latencies around 1 ms in nanoseconds, stationary from the first."""
     noise = np.random.default_rng(seed).normal(size=n)
     noise[1:] *= math.sqrt(1.0 - rho * rho)
-    return (np.exp(0.1 * lfilter([1.0], [1.0, -rho], noise)) * 1e6).astype(np.int64)
+    return np.asarray(np.exp(0.1 * lfilter([1.0], [1.0, -rho], noise)) * 1e6, np.int64)
 
 
 def naive(samples: np.ndarray, quantile: float) -> tuple[float, float] | None:

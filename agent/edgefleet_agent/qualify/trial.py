@@ -215,11 +215,13 @@ class _Trial:
         watch = ThermalWatch(sensors.read_thermal, time.sleep, longest_s=wait_s)
         budget = budget_for(self.job.accept.latency, self.job.latency)
         query = make_query(session, feeder, samples_per_query(budget))
+        memory = self.meter.result_after(query.call)
         latency = measure_latency(
             query.call, budget, start=start, spinning=SPINNING, clocks=self.clocks, samples_n=query.samples_n
         )
         thermal = watch.stop()
-        memory = self.meter.result()
+        if growth := self.meter.growth():
+            self.findings.warn(growth)
         energy = measure_energy(call, sensors, plan_for(self.job.latency.max_duration_s))
         latency = judged(latency, thermal).model_copy(update={"profile": profile_of(session, feeder, budget)})
         self.findings.measured.update(latency=latency, memory=memory, energy=energy, thermal=thermal)

@@ -78,3 +78,29 @@ def test_proportional_size_is_left_out_where_the_kernel_does_not_tell(proc: Path
     result = meter.result()
     assert result is not None
     assert result.pss_bytes is None
+
+
+def test_figures_are_taken_once_the_runtime_has_its_memory_and_what_the_harness_keeps_is_left_out(proc: Path) -> None:
+    meter = MemoryMeter(proc)
+    meter.start()
+    calls: list[int] = []
+
+    def infer() -> None:
+        calls.append(1)
+        set_kib(proc, rss=2000, peak=2000 + len(calls))
+
+    result = meter.result_after(infer)
+    set_kib(proc, rss=9000, peak=9000)
+    assert result is not None
+    assert (len(calls), result.peak_bytes) == (3, 2003 * 1024)
+    assert meter.growth() is None
+
+
+def test_a_process_that_goes_on_growing_is_told_of(proc: Path) -> None:
+    meter = MemoryMeter(proc)
+    meter.start()
+    meter.result_after(lambda: None)
+    set_kib(proc, rss=1000 + 40 * 1024, peak=90_000)
+    growth = meter.growth()
+    assert growth is not None
+    assert "grew by 40.0 MiB" in growth

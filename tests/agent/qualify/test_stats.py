@@ -81,7 +81,7 @@ def test_the_effective_size_is_never_above_the_real_one() -> None:
 def autoregressive(rng: np.random.Generator, n: int, rho: float) -> np.ndarray:
     noise = rng.normal(size=n) * math.sqrt(1 - rho**2)
     noise[0] = rng.normal()
-    return (np.exp(0.1 * lfilter([1], [1, -rho], noise)) * 1e6).astype(np.int64)
+    return np.asarray(np.exp(0.1 * lfilter([1], [1, -rho], noise)) * 1e6, np.int64)
 
 
 @pytest.mark.parametrize(("rho", "quantile"), [(0.0, 0.5), (0.0, 0.99), (0.5, 0.95), (0.9, 0.5), (0.9, 0.95)])
