@@ -19,6 +19,10 @@ Feeds = Mapping[str, Array]
 """Model input name → array exactly as the runtime takes it."""
 
 
+NEVER_RUN = "never run on hardware by us; what it does here, the evidence of each trial shows"
+"""Said of an engine that works where nobody of this project has seen it work."""
+
+
 class LoadFailedError(DeviceError):
     """The runtime refused the model file: damaged, not a model, or inconsistent."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 from collections.abc import Iterator
@@ -16,7 +17,13 @@ def native_stderr(said: list[str]) -> Iterator[None]:
 
     For a step that failed without a reason and is repeated to hear one: what is said in a crash is lost.
     """
-    with tempfile.TemporaryFile() as sink:
+    with contextlib.ExitStack() as stack:
+        try:
+            sink = stack.enter_context(tempfile.TemporaryFile())
+        except OSError:  # a disk that is full or read-only: then its words are not to be had
+            said.append("")
+            yield
+            return
         kept = os.dup(2)
         os.dup2(sink.fileno(), 2)
         try:

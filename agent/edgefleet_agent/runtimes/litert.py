@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from edgefleet_agent.runtimes.base import LoadFailedError, UnsupportedError
+from edgefleet_agent.runtimes.base import NEVER_RUN, LoadFailedError, UnsupportedError
 from edgefleet_agent.runtimes.capture import native_stderr
 from edgefleet_agent.runtimes.delegates import (
     DELEGATE_ENGINES,
@@ -81,7 +81,7 @@ class LitertRuntime:
             open_delegate(find_library().interpreter, engine, delegate_source(engine))
         except DelegateError as error:
             return found.model_copy(update={"status": error.status, "reason": str(error)})
-        return found
+        return found.model_copy(update={"reason": NEVER_RUN})
 
     def _installed(self, engine: str) -> EngineProbe:
         target = f"tflite/{engine}"

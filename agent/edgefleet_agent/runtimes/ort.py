@@ -11,6 +11,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from edgefleet_agent.runtimes.base import (
+    NEVER_RUN,
     Array,
     Feeds,
     InferenceFailedError,
@@ -71,6 +72,10 @@ _PROBE_MODEL = bytes.fromhex(
 provider has a Conv, and on ones it gives nines: the smallest thing that proves an engine runs."""
 
 
+_SEEN_ENGINES = frozenset({"cpu", "openvino"})
+"""Engines that we have run on hardware."""
+
+
 class OrtRuntime:
     """ONNX Runtime with one provider asked for, and the CPU's for what that one does not take.
 
@@ -108,7 +113,7 @@ class OrtRuntime:
             return found
         reason = _reason_it_does_not_run(engine)
         if reason is None:
-            return found
+            return found if engine in _SEEN_ENGINES else found.model_copy(update={"reason": NEVER_RUN})
         absent = any(sign in reason for sign in ABSENT_SIGNS)
         status = ProbeStatus.MISSING if absent else ProbeStatus.BROKEN
         return found.model_copy(update={"status": status, "reason": clip_reason(reason)})

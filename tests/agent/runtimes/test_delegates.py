@@ -52,7 +52,10 @@ BUDGET = LatencyBudget(min_n=40, max_n=60, min_duration_s=0.0, max_duration_s=2.
 
 @pytest.mark.parametrize(
     ("mode", "status", "word"),
-    [("ok", ProbeStatus.AVAILABLE, ""), ("absent", ProbeStatus.MISSING, "no test device found")],
+    [
+        ("ok", ProbeStatus.AVAILABLE, "never run on hardware by us"),
+        ("absent", ProbeStatus.MISSING, "no test device found"),
+    ],
 )
 def test_a_delegate_is_probed_by_creating_it(
     use_delegate: UseDelegate, mode: str, status: ProbeStatus, word: str
