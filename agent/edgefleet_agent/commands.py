@@ -31,7 +31,7 @@ from edgefleet_contract.child import ChildLimits, exit_when_closed
 from edgefleet_contract.errors import DeviceError
 from edgefleet_contract.evidence import Verdict
 from edgefleet_contract.job import QualifyJob
-from edgefleet_contract.profile import Profile
+from edgefleet_contract.profile import EngineProbe, Profile
 
 log = logging.getLogger(__name__)
 
@@ -115,11 +115,15 @@ def probe(options: argparse.Namespace) -> int:
         _print_json(profile)
         return 0
     what = [("device", profile.device), ("arch", profile.arch), ("os", profile.os), ("cpu", profile.cpu_model)]
-    found = [
-        (engine.target, f"{engine.status.value} {engine.version or engine.reason or ''}") for engine in profile.engines
-    ]
+    found = [(engine.target, _told(engine)) for engine in profile.engines]
     _print_table([*what, *found, *sensor_rows(profile)])
     return 0
+
+
+def _told(engine: EngineProbe) -> str:
+    """Return whether an engine works here, its version, and why not."""
+    words = (engine.status.value, engine.version, engine.reason and f"({engine.reason})")
+    return " ".join(word for word in words if word)
 
 
 def _sysfs_root(given: str | None) -> Path:
