@@ -28,7 +28,7 @@ def for_tflite(model: onnx.ModelProto, missing: Collection[str]) -> Iterator[Rew
 
 
 def _rewritten(model: onnx.ModelProto, kinds: Collection[str]) -> Rewritten:
-    """Return the graph with our rewrites and, for what is left, the standard's bodies; both for `kinds` only, or all."""
+    """Return the graph with our rewrites and, for what is left, the standard's bodies; for `kinds` only, or all."""
     made, names = library.apply(model, kinds)
     made, inlined_n = functions.apply(made, kinds)
     if inlined_n:

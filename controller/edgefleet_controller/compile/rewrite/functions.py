@@ -1,6 +1,6 @@
 """Operators that ONNX itself defines by other operators are replaced by that definition.
 
-Attention, LayerNormalization, RMSNormalization, GroupNormalization, Gelu, HardSwish, Elu, the losses and some forty more
+Attention, LayerNormalization, RMSNormalization, GroupNormalization, Gelu, HardSwish, Elu, the losses and forty more
 carry their meaning as a function body in the standard. That body is the reference, so nothing of it is repeated here.
 """
 
@@ -43,6 +43,7 @@ def apply(model: onnx.ModelProto, only: Collection[str] = ()) -> tuple[onnx.Mode
         except RuntimeError as error:  # a body asks for the type of an input that was left out
             logger.info("not inlined: %s", " ".join(str(error).split())[:300])
             break
+        _forget_nameless(inlined)
         replaced_n += sum((node.domain, node.op_type) in kinds for node in model.graph.node) if turn == 0 else 0
         model = inlined
     return model, replaced_n
@@ -58,7 +59,15 @@ def _typed(model: onnx.ModelProto) -> onnx.ModelProto:
         for each in typed.graph.initializer
         if each.name not in known
     )
+    # Some bodies ask for the type of inputs that were left out, which are named by an empty text.
+    typed.graph.value_info.append(helper.make_tensor_value_info("", onnx.TensorProto.FLOAT, None))
     return typed
+
+
+def _forget_nameless(model: onnx.ModelProto) -> None:
+    kept = [value for value in model.graph.value_info if value.name]
+    del model.graph.value_info[:]
+    model.graph.value_info.extend(kept)
 
 
 def _wanted(node: onnx.NodeProto, model: onnx.ModelProto, only: Collection[str]) -> bool:

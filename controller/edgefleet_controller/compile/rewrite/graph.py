@@ -59,6 +59,14 @@ class Builder:
         self._initializers.append(numpy_helper.from_array(np.ascontiguousarray(array).reshape(array.shape), name))
         return name
 
+    def tensor(self, tensor: onnx.TensorProto) -> str:
+        """Add a constant under a new name. Returns the name."""
+        copy = onnx.TensorProto()
+        copy.CopyFrom(tensor)
+        copy.name = self.fresh("constant")
+        self._initializers.append(copy)
+        return copy.name
+
     def value(self, name: str) -> Array | None:
         """Return the values of a constant, or None where it is computed."""
         tensor = self._constants.get(name)

@@ -7,20 +7,46 @@ from collections.abc import Callable, Collection, Mapping
 
 import onnx
 
+from edgefleet_controller.compile.rewrite import pooling, recurrent, resize, scan, simple
 from edgefleet_controller.compile.rewrite.graph import Builder
 
 Rule = Callable[[onnx.NodeProto, Builder], bool]
 """Adds the nodes that stand for one to the builder and returns True, or returns False to leave it."""
 
-RULES: Mapping[str, tuple[str, Rule]] = {}
+RULES: Mapping[str, tuple[str, Rule]] = {
+    "ArgMax": ("last-arg-reversed", simple.last_arg),
+    "ArgMin": ("last-arg-reversed", simple.last_arg),
+    "AveragePool": ("pool-by-slices", pooling.pool),
+    "BatchNormalization": ("batch-statistics-decomposed", simple.batch_statistics),
+    "Conv": ("pads-written-out", pooling.explicit_pads),
+    "GRU": ("recurrent-unrolled", recurrent.unrolled),
+    "LpNormalization": ("lp-normalization-decomposed", simple.lp_normalization),
+    "LpPool": ("pool-by-slices", pooling.pool),
+    "LSTM": ("recurrent-unrolled", recurrent.unrolled),
+    "Max": ("one-input-removed", simple.one_input),
+    "MaxPool": ("pool-by-slices", pooling.pool),
+    "Mean": ("one-input-removed", simple.one_input),
+    "Min": ("one-input-removed", simple.one_input),
+    "OneHot": ("one-hot-compared", simple.one_hot),
+    "Pad": ("pad-all-axes", simple.pad_axes),
+    "Resize": ("resize-by-matrices", resize.by_matrices),
+    "RNN": ("recurrent-unrolled", recurrent.unrolled),
+    "Scan": ("scan-unrolled", scan.unrolled),
+    "Sum": ("one-input-removed", simple.one_input),
+}
+"""Operator → the rewrite's name in records, and the rule."""
+INTEGER_RULES: Mapping[str, tuple[str, Rule]] = {"ReduceMean": ("spatial-mean-pooled", simple.spatial_mean)}
+"""The same for operators that convert, and whose rewrite has an integer kernel where they have none."""
 
 
-def apply(model: onnx.ModelProto, only: Collection[str]) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+def apply(
+    model: onnx.ModelProto, only: Collection[str], rules: Mapping[str, tuple[str, Rule]] = RULES
+) -> tuple[onnx.ModelProto, tuple[str, ...]]:
     """Return the model with the rules' rewrites, and their names; empty `only`: for every operator with a rule."""
     builder = Builder(model)
     done: Counter[str] = Counter()
     for node in model.graph.node:
-        name, rule = RULES.get(node.op_type, ("", None)) if node.domain in {"", "ai.onnx"} else ("", None)
+        name, rule = rules.get(node.op_type, ("", None)) if node.domain in {"", "ai.onnx"} else ("", None)
         if rule is not None and (not only or node.op_type in only) and rule(node, builder):
             done[name] += 1
         else:

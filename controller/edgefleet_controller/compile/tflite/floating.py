@@ -6,7 +6,6 @@ import logging
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-import numpy as np
 import onnx
 
 from edgefleet_contract.artifact import TensorMap
@@ -71,10 +70,11 @@ class WrongError(Exception):
 
 @dataclass(frozen=True)
 class Attempt:
-    """One way to convert: a graph, and which inputs keep their axes."""
+    """One way to convert: a graph, which inputs keep their axes, and its names of the source's inputs and outputs."""
 
     model: onnx.ModelProto
     keep: tuple[str, ...]
+    names: Mapping[str, str]
     rewrites: tuple[str, ...] = ()
 
 
@@ -89,11 +89,12 @@ def make(model: onnx.ModelProto, feeds: Sequence[Arrays]) -> FloatFile:
         CompileFaultError: no way to convert gives a file that computes what the source computes.
     """
     frozen = freeze.parameters(model, feeds)
-    fixed = source.fix(freeze.freeze(model, frozen), source.shapes_of(feeds[0]))
     probes = _probes(model, feeds, frozen)
+    safe, names = source.with_safe_names(freeze.freeze(model, frozen))
+    fixed = source.fix(safe, {other: probes.shapes[name] for other, name in names.items()})
     failures: list[str] = []
     missing: list[str] = []
-    for attempt in _attempts(fixed, missing):
+    for attempt in _attempts(fixed, names, missing):
         try:
             return replace(_try(attempt, probes), frozen=frozen)
         except (ConversionError, RefusedError, WrongError) as error:
@@ -110,22 +111,19 @@ def _probes(model: onnx.ModelProto, feeds: Sequence[Arrays], frozen: Collection[
         raise CompileFaultError("source", f"does not run on its samples: {session.short(error)}") from error
 
 
-def _attempts(fixed: onnx.ModelProto, missing: Collection[str]) -> Iterator[Attempt]:
+def _attempts(fixed: onnx.ModelProto, names: Mapping[str, str], missing: Collection[str]) -> Iterator[Attempt]:
     """Yield ways to convert, the plainest first: images with channels last, everything as it is, rewritten graphs.
 
     `missing` is read late: it names the operators that earlier attempts lacked.
     """
-    inputs = [value.name for value in fixed.graph.input]
+    inputs = tuple(value.name for value in fixed.graph.input)
     images = _images(fixed)
-    kept = tuple(name for name in inputs if name not in images)
-    yield Attempt(fixed, kept)
-    if images:
-        yield Attempt(fixed, tuple(inputs))
-    for names, rewritten in rewrite.for_tflite(fixed, frozenset(missing)):
+    plain = tuple(name for name in inputs if name not in images)
+    layouts = tuple(dict.fromkeys((plain, inputs, ())))
+    yield from (Attempt(fixed, kept, names) for kept in layouts)
+    for done, rewritten in rewrite.for_tflite(fixed, frozenset(missing)):
         simple = source.simplify(rewritten)
-        yield Attempt(simple, kept, names)
-        if images:
-            yield Attempt(simple, tuple(inputs), names)
+        yield from (Attempt(simple, kept, names, done) for kept in layouts)
 
 
 def _images(model: onnx.ModelProto) -> frozenset[str]:
@@ -140,51 +138,48 @@ def _try(attempt: Attempt, probes: Probes) -> FloatFile:
     data = convert.to_tflite(attempt.model, attempt.keep)
     interpreter = Interpreter(data)
     inputs = _input_maps(interpreter, attempt, probes.feeds[0])
-    shapes = {name: array.shape for name, array in probes.feeds[0].items()}
-    shapes |= {name: runs[0].shape for name, runs in probes.reference.items()}
-    made = FloatFile(data, inputs, {}, shapes, attempt.rewrites)
+    made = FloatFile(data, inputs, {}, probes.shapes, attempt.rewrites)
     runs = [interpreter.run(made.feed(feed)) for feed in probes.feeds]
     by_name = {port.name: [run[place] for run in runs] for place, port in enumerate(interpreter.outputs)}
-    outputs = {
-        name: _output_map(name, reference, by_name, probes.noise[name]) for name, reference in probes.reference.items()
-    }
+    in_file = {name: safe for safe, name in attempt.names.items()}
+    outputs = {name: _output_map(name, in_file[name], by_name, probes) for name in probes.reference}
     return replace(made, outputs=outputs)
 
 
 def _input_maps(interpreter: Interpreter, attempt: Attempt, feed: Arrays) -> dict[str, TensorMap]:
     maps = {}
     for port in interpreter.inputs:
-        if port.name not in feed:
+        name = attempt.names.get(port.name, "")
+        if name not in feed:
             raise WrongError(f"the file has an input {port.name!r} that the source does not have")
-        array = feed[port.name]
+        array = feed[name]
         axes: Axes = () if port.name in attempt.keep else layout.channels_last(array.ndim)
         if layout.to_file(array, axes).shape != port.shape:
             axes = next(iter(layout.candidates(array.shape, port.shape)), ())
         if layout.to_file(array, axes).shape != port.shape or array.dtype.name != port.dtype:
             raise WrongError(
-                f"input {port.name!r} is {array.dtype} {list(array.shape)}; "
-                f"the file takes {port.dtype} {list(port.shape)}"
+                f"input {name!r} is {array.dtype} {list(array.shape)}; the file takes {port.dtype} {list(port.shape)}"
             )
-        maps[port.name] = TensorMap(name=port.name, axes=axes)
+        maps[name] = TensorMap(name=port.name, axes=axes)
     return maps
 
 
-def _output_map(name: str, reference: list[Array], made: Mapping[str, list[Array]], noise: float) -> TensorMap:
+def _output_map(name: str, in_file: str, made: Mapping[str, list[Array]], probes: Probes) -> TensorMap:
     """Return the order of axes in which the file's output is the source's on every probe. Raises WrongError."""
-    if name not in made:
+    if in_file not in made:
         raise WrongError(f"the file has no output {name!r}; it has {', '.join(map(repr, made)) or 'none'}")
-    found = made[name]
+    found, reference = made[in_file], probes.reference[name]
     if found[0].dtype != reference[0].dtype:
         raise WrongError(f"output {name!r} is {reference[0].dtype} and became {found[0].dtype}")
     why = f"shape {list(reference[0].shape)} became {list(found[0].shape)}"
     for axes in layout.candidates(reference[0].shape, found[0].shape):
         differences = (
-            prove.difference(ours, layout.to_source(np.asarray(theirs), axes), noise)
+            prove.difference(ours, layout.to_source(theirs, axes), probes.noise[name])
             for ours, theirs in zip(reference, found, strict=True)
         )
         wrong = next((each for each in differences if each is not None), None)
         if wrong is None:
-            return TensorMap(name=name, axes=axes)
+            return TensorMap(name=in_file, axes=axes)
         why = wrong
     raise WrongError(f"the conversion computes output {name!r} wrongly: {why}")
 

@@ -34,34 +34,49 @@ class Interpreter:
     Args:
         data: the file.
         delegate: whether XNNPACK may take what it can, as it does on devices; a graph it cannot prepare is tried again
-            without it.
+            without it. `delegated` tells whether it still does.
 
     Raises:
         RefusedError: the file cannot be prepared.
     """
 
     def __init__(self, data: bytes, *, delegate: bool = True) -> None:
+        self._data = data
+        self.delegated = delegate
         try:
             self._interpreter = _prepared(data, delegate=delegate)
         except (RuntimeError, ValueError) as error:
             if not delegate:
                 raise RefusedError(short(error)) from error
-            try:
-                self._interpreter = _prepared(data, delegate=False)
-            except (RuntimeError, ValueError) as again:
-                raise RefusedError(short(again)) from again
+            self._do_without()
         self.inputs = tuple(_port(each) for each in self._interpreter.get_input_details())
         self.outputs = tuple(_port(each) for each in self._interpreter.get_output_details())
 
     def run(self, feeds: Arrays) -> list[Array]:
         """Return the outputs for one set of inputs by the file's names, in the file's order. Raises RefusedError."""
         try:
-            for port in self.inputs:
-                self._interpreter.set_tensor(port.index, np.ascontiguousarray(feeds[port.name]))
-            self._interpreter.invoke()
+            return self._run(feeds)
+        except (RuntimeError, ValueError) as error:
+            if not self.delegated:
+                raise RefusedError(short(error)) from error
+            self._do_without()
+        try:
+            return self._run(feeds)
         except (RuntimeError, ValueError) as error:
             raise RefusedError(short(error)) from error
+
+    def _run(self, feeds: Arrays) -> list[Array]:
+        for port in self.inputs:
+            self._interpreter.set_tensor(port.index, np.ascontiguousarray(feeds[port.name]))
+        self._interpreter.invoke()
         return [np.array(self._interpreter.get_tensor(port.index)) for port in self.outputs]
+
+    def _do_without(self) -> None:
+        self.delegated = False
+        try:
+            self._interpreter = _prepared(self._data, delegate=False)
+        except (RuntimeError, ValueError) as error:
+            raise RefusedError(short(error)) from error
 
     def run_all(self, feeds: Iterable[Arrays]) -> list[Array]:
         """Return each output for all feeds, stacked along a new first axis. Raises RefusedError."""

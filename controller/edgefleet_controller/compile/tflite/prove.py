@@ -42,6 +42,12 @@ class Probes:
     reference: Mapping[str, list[Array]]
     noise: Mapping[str, float]
 
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the sizes of every input and output."""
+        inputs = {name: array.shape for name, array in self.feeds[0].items()}
+        return inputs | {name: runs[0].shape for name, runs in self.reference.items()}
+
 
 def make_probes(model: onnx.ModelProto, feeds: Sequence[Arrays], kept: Collection[str] = ()) -> Probes:
     """Return probes made of real feeds; inputs named in `kept` are not shuffled or moved.
@@ -122,4 +128,4 @@ def _jittered(feed: Arrays, kept: Collection[str], generator: np.random.Generato
 def _moved(array: Array, generator: np.random.Generator) -> Array:
     if array.dtype.kind != "f":
         return array
-    return (array * (1 + generator.choice([-_JITTER, _JITTER], size=array.shape))).astype(array.dtype)
+    return np.asarray(array * (1 + generator.choice([-_JITTER, _JITTER], size=array.shape)), dtype=array.dtype)

@@ -3,36 +3,36 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
-
-from edgefleet_controller.compile.npz import Arrays
+from onnx import helper, numpy_helper
 
 logger = logging.getLogger(__name__)
 
 Shapes = Mapping[str, tuple[int, ...]]
 
+_SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./-]*")
 _CONSTANTS = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
 MAX_FOLDED_BYTES = "64MB"
 """Larger constants are not folded into the graph: a Tile or Expand of a constant would blow the file up."""
 
 
-def shapes_of(feeds: Arrays) -> Shapes:
-    """Return the shape of every input in one set of feeds: what a fixed-shape model is made for."""
-    return {name: tuple(array.shape) for name, array in feeds.items()}
-
-
 def fix(model: onnx.ModelProto, shapes: Shapes) -> onnx.ModelProto:
-    """Return a copy with input shapes fixed to those of one sample, simplified, and with shapes inferred."""
+    """Return a copy with shapes fixed, simplified, and with inner shapes inferred.
+
+    Args:
+        model: the source.
+        shapes: sizes of inputs and outputs in one run of the source; what it declares may be dynamic, or wrong.
+    """
     fixed = onnx.ModelProto()
     fixed.CopyFrom(model)
-    for value in fixed.graph.input:
+    fixed.graph.ClearField("value_info")
+    for value in (*fixed.graph.input, *fixed.graph.output):
         if value.name in shapes:
             _set_shape(value, shapes[value.name])
-    _forget_inner_shapes(fixed)
     return simplify(fixed)
 
 
@@ -87,10 +87,33 @@ def _set_shape(value: onnx.ValueInfoProto, shape: tuple[int, ...]) -> None:
         tensor.shape.dim.add().dim_value = size
 
 
-def _forget_inner_shapes(model: onnx.ModelProto) -> None:
-    """Drop shapes of inner tensors, and of outputs where dynamic: they contradict the fixed inputs or say less."""
-    model.graph.ClearField("value_info")
-    for value in model.graph.output:
-        tensor = value.type.tensor_type
-        if tensor.elem_type != TensorProto.UNDEFINED and not all(dim.dim_value > 0 for dim in tensor.shape.dim):
-            tensor.ClearField("shape")
+def with_safe_names(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, str]]:
+    """Return a copy whose inputs and outputs have names the converter keeps, and safe name → the source's name.
+
+    It rewrites `:`, blanks and the like its own way, and may then not find what it renamed.
+    """
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    edges = {value.name for value in (*made.graph.input, *made.graph.output)}
+    taken = {name for node in made.graph.node for name in (*node.input, *node.output)} | edges
+    safe = {
+        name: name if _SAFE_NAME.fullmatch(name) else _fresh(place, taken) for place, name in enumerate(sorted(edges))
+    }
+    _rename(made.graph, {name: other for name, other in safe.items() if name != other})
+    return made, {other: name for name, other in safe.items()}
+
+
+def _fresh(place: int, taken: set[str]) -> str:
+    return next(name for suffix in range(len(taken) + 1) if (name := f"edge_{place}_{suffix}") not in taken)
+
+
+def _rename(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        value.name = names.get(value.name, value.name)
+    for node in graph.node:
+        for places in (node.input, node.output):
+            for place, name in enumerate(places):
+                places[place] = names.get(name, name)
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                _rename(inner, names)
