@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgefleet_agent.sensors.files import SensorFileError, list_numbered, read_int, read_word, real
-from edgefleet_agent.sensors.rails import FileProduct, Found, Rail
+from edgefleet_agent.sensors.rails import MAX_RAILS, FileProduct, Found, Rail
 from edgefleet_contract.profile import RailKind
 
 _CHIP = re.compile(r"hwmon([0-9]{1,6})")
@@ -70,13 +70,15 @@ def find_other_rails(chips: Chips, supplies: frozenset[str]) -> Found:
             notes.append(f"{chip.folder.name} shows the power supply {chip.name} again and is left out")
             continue
         rails.extend(found)
+        if len(rails) > MAX_RAILS:
+            break
     return Found(tuple(rails), tuple(notes))
 
 
 def _power_rails(chip: Chip) -> list[Rail]:
     rails: dict[int, Rail] = {}
     # `average` sorts before `input`: where a chip offers both, the average misses nothing between readings.
-    for number, path in list_numbered(chip.folder, _POWER).entries:
+    for number, path in list_numbered(chip.folder, _POWER, limit_n=MAX_RAILS).entries:
         if number not in rails:
             average = path.name.endswith("_average")
             kind = RailKind.AVERAGE if average else RailKind.INSTANT
@@ -93,7 +95,7 @@ def _interval_ms(path: Path) -> int | None:
 
 
 def _energy_rails(chip: Chip) -> list[Rail]:
-    entries = list_numbered(chip.folder, _ENERGY).entries
+    entries = list_numbered(chip.folder, _ENERGY, limit_n=MAX_RAILS).entries
     return [_rail(chip, number, "energy", path, RailKind.COUNTER, None) for number, path in entries]
 
 

@@ -21,6 +21,10 @@ _ADDRESS = re.compile(r"[0-9]+-00(4[0-9a-f])")
 _DEVICE = re.compile(r"([0-9]{1,4})-00[0-9a-f]{2}")
 _HWMON = re.compile(r"hwmon([0-9]{1,6})")
 _IIO = re.compile(r"iio[:_]device([0-9]{0,6})")
+MAX_DEVICES = 512
+MAX_CHIPS = 32
+MAX_PER_DEVICE = 2
+"""A chip is one hwmon or iio device; boards have up to four chips."""
 _CHANNELS = range(1, 4)
 _IIO_CHANNELS = range(3)
 _UNUSED = re.compile(r"NC|N/C|UNUSED|NOT.?CONNECTED|SUM OF SHUNT VOLTAGES", re.IGNORECASE)
@@ -44,7 +48,7 @@ def _hwmon_folders(sysfs_root: Path, chips: Chips) -> list[tuple[str, Path]]:
     found = [
         (address, folder)
         for address, device in _i2c_devices(sysfs_root, "ina3221")
-        for _, folder in list_numbered(device / "hwmon", _HWMON).entries
+        for _, folder in list_numbered(device / "hwmon", _HWMON, limit_n=MAX_PER_DEVICE).entries
     ]
     seen = {folder.name for _, folder in found}
     found += [
@@ -52,17 +56,16 @@ def _hwmon_folders(sysfs_root: Path, chips: Chips) -> list[tuple[str, Path]]:
         for chip in chips.chips
         if chip.name == "ina3221" and chip.folder.name not in seen
     ]
-    return sorted(found, key=lambda item: (item[0], item[1].name))
+    return sorted(found, key=lambda item: (item[0], item[1].name))[:MAX_CHIPS]
 
 
 def _i2c_devices(sysfs_root: Path, driver: str) -> list[tuple[str, Path]]:
     """Return (bus address, folder) of the I2C devices of a driver, by the driver's folder and by the bus's."""
     bus = sysfs_root / "bus/i2c"
-    of_driver = [device for _, device in list_numbered(bus / "drivers" / driver, _DEVICE).entries]
-    named = [
-        device for _, device in list_numbered(bus / "devices", _DEVICE).entries if read_word(device / "name") == driver
-    ]
-    return list({device.name: (device.name, device) for device in [*named, *of_driver]}.values())
+    of_driver = list_numbered(bus / "drivers" / driver, _DEVICE, limit_n=MAX_CHIPS).entries
+    of_bus = list_numbered(bus / "devices", _DEVICE, limit_n=MAX_DEVICES).entries
+    named = [(number, device) for number, device in of_bus if read_word(device / "name") == driver]
+    return list({device.name: (device.name, device) for _, device in [*named, *of_driver]}.values())
 
 
 def _address_of(folder: Path) -> str:
@@ -107,14 +110,14 @@ def _iio_folders(sysfs_root: Path) -> list[tuple[str, Path]]:
     found = [
         (address, folder)
         for address, device in _i2c_devices(sysfs_root, "ina3221x")
-        for _, folder in list_numbered(device, _IIO).entries
+        for _, folder in list_numbered(device, _IIO, limit_n=MAX_PER_DEVICE).entries
     ]
     seen = {folder.name for _, folder in found} | {real(folder) for _, folder in found}
-    for _, folder in list_numbered(sysfs_root / "bus/iio/devices", _IIO).entries:
+    for _, folder in list_numbered(sysfs_root / "bus/iio/devices", _IIO, limit_n=MAX_DEVICES).entries:
         known = folder.name in seen or real(folder) in seen
         if not known and read_word(folder / "name") in {"ina3221x", "ina3221"}:
             found.append((_address_of(folder), folder))
-    return sorted(found, key=lambda item: (item[0], item[1].name))
+    return sorted(found, key=lambda item: (item[0], item[1].name))[:MAX_CHIPS]
 
 
 def _iio_rails(folder: Path, address: str, notes: list[str]) -> Iterator[Rail]:

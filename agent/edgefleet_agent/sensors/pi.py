@@ -12,7 +12,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-from edgefleet_agent.sensors.files import MAX_MATCHES, SensorFileError, list_numbered, read_bytes
+from edgefleet_agent.sensors.files import MAX_MATCHES, SensorFileError, exists, list_numbered, read_bytes
 from edgefleet_agent.sensors.rails import MAX_RAILS, Call, Found, Rail
 from edgefleet_contract.profile import RailKind
 
@@ -40,11 +40,13 @@ def run_vcgencmd(word: str) -> str:
     return done.stdout[:_ANSWER_BYTES].decode("ascii", "replace")
 
 
-def recorded_vcgencmd(sysfs_root: Path) -> Vcgencmd:
-    """Return a `vcgencmd` that answers from the files of a recorded tree."""
+def recorded_vcgencmd(*roots: Path) -> Vcgencmd:
+    """Return a `vcgencmd` that answers from the files of a recorded tree, in the first root that has them."""
 
     def answer(word: str) -> str:
-        return read_bytes(sysfs_root / "vcgencmd" / word, _ANSWER_BYTES).decode("ascii", "replace")
+        paths = [root / "vcgencmd" / name for root in roots for name in (word, f"{word}.txt")]
+        there = next((path for path in paths if exists(path)), paths[0])
+        return read_bytes(there, _ANSWER_BYTES).decode("ascii", "replace")
 
     return answer
 

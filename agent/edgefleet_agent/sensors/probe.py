@@ -76,7 +76,7 @@ def probe(sysfs_root: Path = LIVE_ROOT, *, nvml: Nvml | None = None, vcgencmd: V
     live = is_live(root)
     board = _board(root)
     nvml = nvml if nvml is not None or not live else load_pynvml()
-    vcgencmd = vcgencmd or _vcgencmd(root, board, live=live)
+    vcgencmd = vcgencmd or (_vcgencmd(board) if live else recorded_vcgencmd(root, sysfs_root))
     chips = find_chips(root)
     found = [
         find_ina3221(root, chips),
@@ -114,9 +114,7 @@ def _board(root: Path) -> str | None:
     return f"{read_word(base / 'model')} {words}".strip() or None
 
 
-def _vcgencmd(root: Path, board: str | None, *, live: bool) -> Vcgencmd:
-    if not live:
-        return recorded_vcgencmd(root)
+def _vcgencmd(board: str | None) -> Vcgencmd:
     if board is not None and "raspberry pi" in board.lower():
         return run_vcgencmd
 

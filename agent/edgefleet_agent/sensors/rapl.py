@@ -48,13 +48,17 @@ class _Zones:
     by_identity: dict[str, Path] = field(default_factory=dict)
     seen: set[str] = field(default_factory=set)
 
-    def add(self, zone: Path) -> bool:
-        """Add a zone; return whether there is room for more."""
-        if len(self.by_identity) >= MAX_ZONES:
+    @property
+    def full(self) -> bool:
+        """Tell whether no more are taken."""
+        return len(self.seen) >= MAX_ZONES
+
+    def is_new(self, zone: Path) -> bool:
+        """Add a zone; return whether its folder was not there yet, so that it is looked into once."""
+        if (folder := real(zone)) in self.seen:
             return False
-        if (folder := real(zone)) not in self.seen:
-            self.seen.add(folder)
-            self.by_identity.setdefault(zone.name, zone)
+        self.seen.add(folder)
+        self.by_identity.setdefault(zone.name, zone)
         return True
 
 
@@ -63,8 +67,10 @@ def _collect(folder: Path, zones: _Zones, depth: int) -> bool:
     listing = list_numbered(folder, _ZONE, limit_n=256)
     cut = listing.cut
     for _, zone in listing.entries:
-        if not zones.add(zone):
+        if zones.full:
             return True
+        if not zones.is_new(zone):
+            continue
         if depth < _MAX_DEPTH:
             cut |= _collect(zone, zones, depth + 1)
     if depth == 0:

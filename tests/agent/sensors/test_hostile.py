@@ -227,3 +227,49 @@ def test_a_tree_whose_folders_vanish_during_the_probe_is_survived(tree: Tree, bo
     assert all(rail.watts is None and rail.joules is None for rail in rails)
     assert total.watts is None
     assert sensors.read_thermal().temperatures == ()
+
+
+def many_links(folder: Path, name: str, target: Path, number: int = 300) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for index in range(number):
+        (folder / name.format(index)).symlink_to(target)
+
+
+@pytest.mark.parametrize(
+    ("file", "inner", "outer", "link"),
+    [
+        ("power{}_input", "hwmon", "class/hwmon", "hwmon{}"),
+        ("hwmon{}", "device/hwmon", "bus/i2c/drivers/ina3221", "{}-0040"),
+        ("iio:device{}", "device", "bus/i2c/drivers/ina3221x", "{}-0040"),
+        ("trip_point_{}_type", "zone", "class/thermal", "thermal_zone{}"),
+    ],
+)
+def test_folders_that_multiply_each_other_by_links_are_bounded(
+    tmp_path: Path, file: str, inner: str, outer: str, link: str
+) -> None:
+    crowd = tmp_path / "crowd" / inner
+    crowd.mkdir(parents=True)
+    for index in range(300):
+        path = crowd / file.format(index)
+        if "_" in file:
+            path.write_text("5000000\n")
+        else:
+            path.mkdir()
+            write_files(path, {"name": "ina3221", "in1_label": "X", "rail_name_0": "X", "in_power0_input": 5})
+    target = tmp_path / "crowd" / inner.split("/", maxsplit=1)[0]
+    many_links(tmp_path / outer, link, target)
+    if outer == "class/hwmon":
+        write_files(crowd, {"name": "crowded"})
+    profile = probed(tmp_path)
+    assert len(profile.rails) <= 64
+    assert profile.total.status == "none"
+
+
+def test_zones_that_hold_each_other_are_looked_into_once(tmp_path: Path) -> None:
+    root = tmp_path / "class/powercap"
+    for zone in range(60):
+        folder = root / f"intel-rapl:{zone}"
+        write_files(folder, {"name": f"package-{zone}", "energy_uj": 1, "max_energy_range_uj": 9})
+    for zone in range(60):
+        many_links(root / f"intel-rapl:{zone}", f"intel-rapl:{zone}:{{}}", root / f"intel-rapl:{(zone + 1) % 60}", 60)
+    assert len(probed(tmp_path).total.rails) == 60
