@@ -86,6 +86,11 @@ def version_of(text: str) -> tuple[int, int]:
     return (int(match[1]), int(match[2])) if match else (0, 0)
 
 
+_alive: list[object] = []
+"""Every logger: the library keeps a bare pointer to the first one for good, and uses it long after its builder is gone
+(measured with TensorRT-RTX 1.7: a segmentation fault when a plugin logged)."""
+
+
 def new_logger(trt: Trt) -> ILogger:
     """Return a logger that keeps what the library says of errors in its `errors`, and prints nothing."""
 
@@ -99,7 +104,9 @@ def new_logger(trt: Trt) -> ILogger:
             if severity in {logger.ERROR, logger.INTERNAL_ERROR}:
                 self.errors.append(message)
 
-    return Kept()
+    kept = Kept()
+    _alive.append(kept)
+    return kept
 
 
 def said(logger: ILogger) -> str:

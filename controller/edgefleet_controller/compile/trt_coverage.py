@@ -12,7 +12,7 @@ from edgefleet_contract.base import clip_reason
 from edgefleet_contract.coverage import Coverage, CoverageSource, OperatorCoverage, Placed
 from edgefleet_controller.compile import trt_qdq, trt_table
 from edgefleet_controller.compile.fault import CompileFaultError
-from edgefleet_controller.compile.trt_parser import MODEL, TAKEN_TYPES, Parser
+from edgefleet_controller.compile.trt_parser import MODEL, TAKEN_TYPES, Parser, with_shapes
 from edgefleet_controller.compile.trt_vendor import VendorMissingError, load
 
 DLA = "tensorrt/dla"
@@ -71,14 +71,6 @@ def refused_nodes(coverage: Coverage) -> list[OperatorCoverage]:
         for each in coverage.operators
         if each.placed is Placed.UNSUPPORTED and not (each.reason or "").startswith(_ON_GPU)
     ]
-
-
-def with_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return the model with inferred shapes, as far as they can be inferred."""
-    try:
-        return onnx.shape_inference.infer_shapes(model, data_prop=True)
-    except (onnx.shape_inference.InferenceError, ValueError, RuntimeError):
-        return model
 
 
 _ON_GPU = "on the GPU, not on DLA: "

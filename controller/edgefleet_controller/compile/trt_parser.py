@@ -19,6 +19,8 @@ MAX_ROUNDS = 256
 """Questions for one model; each finds at least one more node. Beyond, the report says that it is cut short."""
 _TEXT_CHARS = 300
 _SAID = re.compile(r'&&\s*"([^"]+)"')
+_PLUGIN = "plugin was not found in the plugin registry"
+"""What the parser says of a plugin of the library's own that does not start, as it does not without a driver."""
 _UNASKED = "Node input was not registered"
 """What the parser says of a node that reads a tensor it could not make: nothing about the node itself."""
 TAKEN_TYPES = frozenset(
@@ -72,36 +74,43 @@ class Parser:
             known: nodes that are refused anyway, and cut out from the start.
         """
         found: dict[int, str] = {}
-        out = set(known)
+        left, places = model, list(range(len(model.graph.node)))
+        fresh = set(known)
         for _ in range(MAX_ROUNDS):
-            left, places = cut(model, out)
+            if fresh:
+                left, kept = cut(left, {place for place, index in enumerate(places) if index in fresh})
+                left, places = with_shapes(left), [places[place] for place in kept]
             if not places:
                 return found
-            asked = self.ask(left)
-            news = {MODEL if place == MODEL else places[place]: why for place, why in asked.items()}
-            found |= {place: why for place, why in news.items() if place not in found and _UNASKED not in why}
-            fresh = news.keys() - out - {MODEL}
+            asked = {MODEL if place == MODEL else places[place]: why for place, why in self.ask(left).items()}
+            found |= {index: why for index, why in asked.items() if index not in found and _UNASKED not in why}
+            fresh = asked.keys() - {MODEL}
             if not fresh:
                 return found
-            out |= fresh
         return found | {MODEL: f"asked {MAX_ROUNDS} times, and each time one more node was refused; there may be more"}
 
 
+def with_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the model with inferred shapes, as far as they can be inferred."""
+    try:
+        return onnx.shape_inference.infer_shapes(model, data_prop=True)
+    except (onnx.shape_inference.InferenceError, ValueError, RuntimeError):
+        return model
+
+
 def cut(model: onnx.ModelProto, out: Collection[int]) -> tuple[onnx.ModelProto, list[int]]:
-    """Return the model without some nodes, and the original index of each node left.
+    """Return the model without some nodes, and the index each node left had.
 
     What a cut node gave to others becomes an input of the graph, with the inferred type; where none could be inferred,
     with that of the cut node's own first input, which is right for everything element-wise.
     """
     kept = [index for index in range(len(model.graph.node)) if index not in out]
-    if not out:
-        return model, kept
     made = onnx.ModelProto()
     made.CopyFrom(model)
     graph, nodes = made.graph, list(model.graph.node)
     del graph.node[:]
     graph.node.extend(nodes[index] for index in kept)
-    gone = {name: nodes[index] for index in out for name in nodes[index].output if name}
+    gone = {name: nodes[index] for index in sorted(out) for name in nodes[index].output if name}
     graph.input.extend(_inputs_for(model.graph, gone, _read(graph)))
     outputs = [value for value in model.graph.output if value.name not in gone]
     del graph.output[:]
@@ -116,12 +125,15 @@ def _inputs_for(
     made = []
     for name in gone:
         guess = types.get(name) or next((types[each] for each in gone[name].input if each in types), None)
-        if name in wanted and guess is not None:
-            value = onnx.ValueInfoProto()
-            value.CopyFrom(guess)
-            value.name = name
-            if value.type.tensor_type.elem_type not in TAKEN_TYPES:
-                value.type.tensor_type.elem_type = TensorProto.FLOAT
+        if guess is None:
+            continue
+        value = onnx.ValueInfoProto()
+        value.CopyFrom(guess)
+        value.name = name
+        if value.type.tensor_type.elem_type not in TAKEN_TYPES:
+            value.type.tensor_type.elem_type = TensorProto.FLOAT
+        types[name] = value  # the next cut node may read it
+        if name in wanted:
             made.append(value)
     return made
 
@@ -169,6 +181,8 @@ def _words(error: Vendor) -> str:
         return f"TensorRT has no {operator}"
     if "Plugin not found" in desc:
         return f"TensorRT has no {operator} and no plugin of that name"
+    if _PLUGIN in desc:
+        return f"{operator} is a plugin of TensorRT's, which cannot be asked on a controller without an NVIDIA GPU"
     if (said := _SAID.search(desc)) is not None:
         return said[1][:_TEXT_CHARS]
     return _first_said(desc.splitlines())[:_TEXT_CHARS]

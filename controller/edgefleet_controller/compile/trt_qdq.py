@@ -72,7 +72,7 @@ def _refusal(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]) ->
 
 def _zero_point(point: onnx.TensorProto | None) -> str | None:
     if point is None:
-        return "its zero point is computed; TensorRT takes a constant 0"
+        return None  # computed: the parser's to judge
     if point.data_type not in _TAKEN:
         name = TensorProto.DataType.Name(point.data_type).lower()
         return f"quantised to {name}; TensorRT takes int8 (fp8, int4)"

@@ -16,6 +16,10 @@ _CALL = re.compile(r"Error Code \d+: [\w ]+ \((.*)$")
 _NO_GPU = ("cudaError 35", "catchCudaError")
 """The library reports beside every error that this machine has no GPU, which is not the model's fault."""
 
+_alive: list[object] = []
+"""Every logger: the library keeps a bare pointer to the first one for good, and uses it long after its builder is gone
+(measured: a segmentation fault when a plugin logged)."""
+
 Vendor = Any
 """The module or one of its objects; it ships no types."""
 
@@ -54,7 +58,9 @@ def new_logger(vendor: Vendor) -> Vendor:
             if severity in {vendor.ILogger.ERROR, vendor.ILogger.INTERNAL_ERROR}:
                 self.errors.append(message)
 
-    return Kept()
+    kept = Kept()
+    _alive.append(kept)
+    return kept
 
 
 def new_network(vendor: Vendor, builder: Vendor) -> Vendor:
