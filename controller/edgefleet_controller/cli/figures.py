@@ -51,8 +51,8 @@ def energy_cell(energy: EnergyResult | None) -> str:
 
 
 def energy_note(energy: EnergyResult | None) -> str | None:
-    """Return `unmeasured (reason)`, or None when energy was measured or never asked for."""
-    if energy is None or energy.per_inference_mj is not None:
+    """Return `unmeasured (reason)` or `modelled (reason)`; None when energy was measured or never asked for."""
+    if energy is None or energy.status.value == "measured":
         return None
     return f"{energy.status.value} ({energy.reason or 'no reason was given'})"
 

@@ -132,3 +132,12 @@ def test_an_age_is_told_in_its_largest_unit(seconds: float, text: str) -> None:
 
 def test_what_was_never_seen_says_never() -> None:
     assert figures.age(None, 0) == "never"
+
+
+def test_modelled_energy_is_shown_with_what_it_leaves_out(active_row: DeviceModelRow, mixed: RevisionStatus) -> None:
+    reason = "the PMIC measures only a part of the board"
+    energy = EnergyResult(status=EnergyStatus.MODELLED, per_inference_mj=12.34, reason=reason)
+    row = active_row.model_copy(update={"energy": energy})
+    out = drawn(mixed.model_copy(update={"devices": (row,)}), 200)
+    assert "12.3 mJ" in out
+    assert f"energy modelled ({reason})" in out
