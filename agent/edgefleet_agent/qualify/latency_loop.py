@@ -26,6 +26,8 @@ _WATCHED_NS = 50_000
 _RECOVERY_NS = 2_000_000
 """Who had the CPU meanwhile left its caches cold: a chain of 12 MB of weights took 35 %, 13 %, 5 % and 2 % longer in
 the four inferences of 0.4 ms after a preemption, and as long as ever after 2 ms (`python -m bench contention`)."""
+_LEAD_NS = 3_000
+"""Reading the kernel's accounts takes up to 2 µs."""
 _LATE_NS = 50_000
 """A start later than this waited for the query before it; an idle loop is a few microseconds late."""
 
@@ -171,23 +173,31 @@ def take_scheduled(
     Returns:
         The clock at the end, in nanoseconds.
     """
-    now_ns, switches, wait_until = clocks.now_ns, clocks.switches, clocks.wait_until
     due = arrivals_ns[samples.n : stop_n].tolist()
     walls, lates, flags = array("q", bytes(8 * len(due))), array("q", bytes(8 * len(due))), bytearray(len(due))
-    ended_ns, filled_n = now_ns(), 0
-    seen_n = switches()
+    now_ns, switches, run_delay_ns, wait_until = clocks.now_ns, clocks.switches, clocks.run_delay_ns, clocks.wait_until
+    ended_ns, filled_n, held_up_ns = now_ns(), 0, 0
+    seen_n, delay_ns = switches(), run_delay_ns()
     for due_ns in due:
         if filled_n + samples.n > 0 and (due_ns > deadline_ns or ended_ns >= deadline_ns):
             break
+        held_up_ns = 0
         if ended_ns < due_ns:
+            # The accounts are read shortly before the arrival: what happened while nothing was due does not count.
+            wait_until(due_ns - _LEAD_NS)
+            seen_n, woken_ns = switches(), run_delay_ns()
+            held_up_ns, delay_ns = woken_ns - delay_ns, woken_ns
             wait_until(due_ns)
         began_ns = now_ns()
         call()
         ended_ns = now_ns()
-        walls[filled_n], lates[filled_n] = ended_ns - due_ns, began_ns - due_ns
-        switched_n = switches()
-        if switched_n != seen_n:
-            flags[filled_n], seen_n = 1, switched_n
+        wall_ns, late_ns = ended_ns - due_ns, began_ns - due_ns
+        walls[filled_n], lates[filled_n] = wall_ns, late_ns
+        switched_n, delayed_ns = switches(), run_delay_ns()
+        taken_away = switched_n != seen_n or delayed_ns - delay_ns > max(_LEAST_DELAY_NS, _DELAY_SHARE * wall_ns)
+        if taken_away or (late_ns > _LATE_NS and held_up_ns > _LEAST_DELAY_NS):
+            flags[filled_n] = 1
+        seen_n, delay_ns = switched_n, delayed_ns
         filled_n += 1
     samples.extend(walls, lates, flags, filled_n)
     return ended_ns

@@ -25,6 +25,8 @@ class Stalling:
     def __init__(self, stall_ns: int = 300 * MS, cost_ns: Callable[[int], int] = lambda _: 10 * MS) -> None:
         self.now_ns = 0
         self.calls_n = 0
+        self.switches_n = 0
+        self.delay_ns = 0
         self._stall_ns, self._cost_ns = stall_ns, cost_ns
         self._next_stall_ns = 5_000 * MS
 
@@ -39,7 +41,9 @@ class Stalling:
         self.now_ns = max(self.now_ns, due_ns)
 
     def measure(self, **changed: object) -> LatencyResult:
-        clocks = Clocks(lambda: self.now_ns, lambda: 0, CpuAccounts, lambda: 0, self.wait_until)
+        clocks = Clocks(
+            lambda: self.now_ns, lambda: self.switches_n, CpuAccounts, lambda: self.delay_ns, self.wait_until
+        )
         budget = BUDGET.model_copy(update=changed)
         return measure_latency(self.infer, budget, start=START, spinning=False, clocks=clocks)
 
@@ -118,3 +122,21 @@ def test_queries_behind_a_preempted_one_are_disturbed_as_well() -> None:
     samples = Samples(late_ns + 10 * MS, late_ns, np.array([False, True, False, False, False, False]))
     assert samples.disturbed.tolist() == [False, True, True, True, False, False]
     assert set(samples.service_ns.tolist()) == {10 * MS}
+
+
+class WokenLate(Stalling):
+    """A device that is woken 1 ms late now and then, because something else has the CPU; and preempted while idle."""
+
+    def wait_until(self, due_ns: int) -> None:
+        late = self.calls_n % 10 == 0 and self.now_ns < due_ns - MS
+        self.switches_n += self.now_ns < due_ns - MS
+        self.now_ns = max(self.now_ns, due_ns + MS * late)
+        self.delay_ns += MS * late
+
+
+def test_a_start_that_waits_for_the_cpu_is_disturbed_and_a_switch_while_idle_is_not() -> None:
+    result = WokenLate(stall_ns=0).measure(scenario=Scenario.FIXED_RATE, rate_hz=20.0)
+    assert result.preempted_n == pytest.approx(result.n / 10, abs=1)
+    assert result.p99_ms == pytest.approx(11.0, abs=0.01)
+    assert result.undisturbed is not None
+    assert result.undisturbed.p99_ms == 10.0
