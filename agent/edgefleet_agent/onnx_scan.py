@@ -18,6 +18,7 @@ _GRAPH, _NODE, _INITIALIZER, _OP_TYPE, _DATA_TYPE = 7, 1, 5, 4, 2
 _METADATA, _KEY, _VALUE = 14, 1, 2
 """ModelProto.metadata_props; StringStringEntryProto.key and .value."""
 _FLOAT16, _BFLOAT16 = 10, 16
+_UINT8, _INT8 = 2, 3
 _DYNAMIC_OPS = frozenset({"DynamicQuantizeLinear", "MatMulInteger", "ConvInteger", "DynamicQuantizeMatMul"})
 _STATIC_OPS = frozenset({"QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "QGemm"})
 _INT4_OPS = frozenset({"MatMulNBits"})
@@ -35,7 +36,8 @@ def claimed_precision(path: Path) -> ClaimedPrecision:
     """Return the precision a model file claims by its operators and weights; `fp32` when nothing says otherwise.
 
     Operators of dynamic quantisation mean `int8-dynamic`, other quantisation `int8`, half-precision weights `fp16`
-    or `bf16`. Looks at the main graph only.
+    or `bf16`; weights that are mostly 8-bit integers without any of these operators are dequantised as they are used,
+    and as exact as `int8-dynamic`. Looks at the main graph only.
     """
     try:
         with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
@@ -48,6 +50,8 @@ def claimed_precision(path: Path) -> ClaimedPrecision:
         return "int8-dynamic"
     if ops & _STATIC_OPS:
         return "int8"
+    if weight_types[_INT8] + weight_types[_UINT8] > weight_types.total() // 2:
+        return "int8-dynamic"
     if weight_types[_FLOAT16] or weight_types[_BFLOAT16]:
         return "fp16" if weight_types[_FLOAT16] >= weight_types[_BFLOAT16] else "bf16"
     return "fp32"
@@ -67,6 +71,7 @@ def metadata(path: Path) -> dict[str, str]:
 
 
 def _scan(data: mmap.mmap) -> tuple[set[str], Counter[int]]:
+    """Return the names of operators, and bytes of weights by data type."""
     ops: set[str] = set()
     weight_types: Counter[int] = Counter()
     for number, graph in _fields(data, 0, len(data)):
@@ -78,7 +83,8 @@ def _scan(data: mmap.mmap) -> tuple[set[str], Counter[int]]:
             if kind == _NODE:
                 ops.update(_texts(data, part, _OP_TYPE))
             elif kind == _INITIALIZER:
-                weight_types.update(_numbers(data, part, _DATA_TYPE))
+                for kind_of_data in _numbers(data, part, _DATA_TYPE):
+                    weight_types[kind_of_data] += part[1] - part[0]
     return ops, weight_types
 
 

@@ -35,6 +35,7 @@ def model(path: Path, op: str, weight: np.ndarray) -> Path:
         ("QLinearConv", np.uint8, "int8"),
         ("DynamicQuantizeLinear", np.float32, "int8-dynamic"),
         ("MatMulNBits", np.uint8, "int4"),
+        ("Cast", np.int8, "int8-dynamic"),
     ],
 )
 def test_operators_and_weights_tell_the_precision(tmp_path: Path, op: str, dtype: type, precision: str) -> None:
