@@ -46,6 +46,7 @@ def load(path: Path) -> onnx.ModelProto:
     _check_names(model)
     _check_external_data(model)
     _check_operators(model)
+    _find_shapes(model)
     try:
         onnx.checker.check_model(model)
     except (onnx.checker.ValidationError, ValueError, UnicodeDecodeError) as error:
@@ -173,6 +174,27 @@ def _check_external_data(model: onnx.ModelProto) -> None:
                 f"keeps weight {tensor.name!r} in another file ({where!r}), which this version does not read",
                 "save it as one file: onnx.save(onnx.load(path), path_of_one_file)",
             )
+
+
+def _find_shapes(model: onnx.ModelProto) -> None:
+    """Give outputs that are declared without a shape the one inference finds: ONNX asks for it, exporters forget it."""
+    for value in model.graph.input:
+        if value.type.HasField("tensor_type") and not value.type.tensor_type.HasField("shape"):
+            raise _fault(
+                f"declares input {value.name!r} without a shape, so nothing tells what fits it",
+                "export it with at least the number of axes; each size may be a name",
+            )
+    bare = [
+        v for v in model.graph.output if v.type.HasField("tensor_type") and not v.type.tensor_type.HasField("shape")
+    ]
+    if not bare:
+        return
+    try:
+        inferred = {value.name: value for value in onnx.shape_inference.infer_shapes(model).graph.output}
+    except (onnx.shape_inference.InferenceError, ValueError):
+        return
+    for value in bare:
+        value.CopyFrom(inferred[value.name])
 
 
 def _check_operators(model: onnx.ModelProto) -> None:

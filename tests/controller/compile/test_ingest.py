@@ -425,6 +425,18 @@ def test_any_name_a_model_has_is_only_a_name(ask: Ask, tmp_path: Path, name: str
     assert {path.name for path in tmp_path.iterdir()} == {"m.onnx", "s.npz", "samples.npz", "calibration.npz"}
 
 
+def test_an_output_without_a_shape_gets_the_one_that_follows(ask: Ask) -> None:
+    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)]
+    answer = ask(source=simple([helper.make_node("Relu", ["x"], ["y"])], outputs=outputs))
+    assert answer.model.outputs[0].shape == ("n", 4)
+
+
+def test_an_input_without_a_shape_is_refused_by_name(ask: Ask) -> None:
+    model = simple([helper.make_node("Relu", ["x"], ["y"])])
+    model.graph.input[0].type.tensor_type.ClearField("shape")
+    refused(ask, "source", "input 'x' without a shape", source=model)
+
+
 def test_sequence_outputs_are_refused(ask: Ask) -> None:
     outputs = [helper.make_tensor_sequence_value_info("y", TensorProto.FLOAT, [1])]
     refused(
