@@ -44,30 +44,23 @@ def claimed_precision(path: Path) -> ClaimedPrecision:
             ops, weight_types = _scan(data)
     except (_DamagedError, OSError, ValueError):
         return "fp32"
+    return _by_operators(ops) or _by_weights(weight_types)
+
+
+def _by_operators(ops: set[str]) -> ClaimedPrecision | None:
     if ops & _INT4_OPS:
         return "int4"
     if ops & _DYNAMIC_OPS:
         return "int8-dynamic"
-    if ops & _STATIC_OPS:
-        return "int8"
+    return "int8" if ops & _STATIC_OPS else None
+
+
+def _by_weights(weight_types: Counter[int]) -> ClaimedPrecision:
     if weight_types[_INT8] + weight_types[_UINT8] > weight_types.total() // 2:
         return "int8-dynamic"
     if weight_types[_FLOAT16] or weight_types[_BFLOAT16]:
         return "fp16" if weight_types[_FLOAT16] >= weight_types[_BFLOAT16] else "bf16"
     return "fp32"
-
-
-def metadata(path: Path) -> dict[str, str]:
-    """Return a model file's notes (`metadata_props`) by key; none for a file that is damaged or no model."""
-    notes: dict[str, str] = {}
-    try:
-        with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            for number, part in _fields(data, 0, len(data)):
-                if number == _METADATA and not isinstance(part, int):
-                    notes.update(zip(_texts(data, part, _KEY), _texts(data, part, _VALUE), strict=False))
-    except (_DamagedError, OSError, ValueError):
-        return {}
-    return notes
 
 
 def _scan(data: mmap.mmap) -> tuple[set[str], Counter[int]]:
