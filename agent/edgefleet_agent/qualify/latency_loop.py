@@ -40,11 +40,13 @@ class Samples:
         wall_ns: from the scheduled arrival (or the start) to the end.
         late_ns: from the scheduled arrival to the start; all 0 where nothing is scheduled.
         preempted: whether the CPU was taken away meanwhile.
+        due_ns: scheduled arrivals; empty where nothing is scheduled.
     """
 
     wall_ns: Nanoseconds = field(default_factory=lambda: np.zeros(0, np.int64))
     late_ns: Nanoseconds = field(default_factory=lambda: np.zeros(0, np.int64))
     preempted: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, np.bool_))
+    due_ns: Nanoseconds = field(default_factory=lambda: np.zeros(0, np.int64))
 
     @property
     def n(self) -> int:
@@ -70,8 +72,9 @@ class Samples:
         return disturbed
 
     def _recovering(self) -> NDArray[np.bool_]:
-        """Tell which samples began within `_RECOVERY_NS` of inferring after a preempted one."""
-        ended_ns = np.cumsum(self.service_ns)
+        """Tell which samples began within `_RECOVERY_NS` after a preempted one had ended."""
+        scheduled = len(self.due_ns) == self.n
+        ended_ns = self.due_ns + self.wall_ns if scheduled else np.cumsum(self.wall_ns)
         last = np.maximum.accumulate(np.where(self.preempted, np.arange(self.n), -1))
         since_ns = ended_ns - self.service_ns - ended_ns[last]
         return np.asarray((last >= 0) & (since_ns < _RECOVERY_NS), np.bool_)
@@ -200,4 +203,5 @@ def take_scheduled(
         seen_n, delay_ns = switched_n, delayed_ns
         filled_n += 1
     samples.extend(walls, lates, flags, filled_n)
+    samples.due_ns = arrivals_ns[: samples.n]
     return ended_ns

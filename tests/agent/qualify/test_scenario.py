@@ -119,7 +119,9 @@ def test_queries_behind_a_preempted_one_are_disturbed_as_well() -> None:
     from edgefleet_agent.qualify.latency_loop import Samples
 
     late_ns = np.array([0, 0, 5 * MS, 3 * MS, 0, 0])
-    samples = Samples(late_ns + 10 * MS, late_ns, np.array([False, True, False, False, False, False]))
+    due_ns = np.array([0, 20, 25, 37, 51, 100]) * MS
+    samples = Samples(late_ns + 10 * MS, late_ns, np.array([False, True, False, False, False, False]), due_ns)
+    # The fifth begins 1 ms after the fourth has ended, which itself was not preempted: its caches are warm.
     assert samples.disturbed.tolist() == [False, True, True, True, False, False]
     assert set(samples.service_ns.tolist()) == {10 * MS}
 
