@@ -30,6 +30,8 @@ SLOW_REFRESH_S = 0.02
 """A sensor that renews its reading less often than 50 times a second is blind to loads that beat with it."""
 MAX_LATE_SHARE = 0.2
 """A sensor that shows a load this late misses a fifth of it."""
+LEAST_PACE = 0.5
+"""Of the readings that were meant to be taken; a busy machine loses some."""
 _COVER_SHARE = 0.95
 """A rail that covers others reads at least what they read, less what the sensors' accuracy allows."""
 
@@ -53,6 +55,7 @@ class Recording:
         tail_s: time an averaging sensor takes to forget the load; `idle_after` begins no earlier.
         dithered: the load paused at random, so that it cannot beat with a slow sensor.
         resolution_w: one step of the power rails together; each reading is within half of it.
+        period_s: how often the sampler was to read; 0 when not known.
         repeat_s: what the load repeats over: blocks are longer than this.
     """
 
@@ -66,6 +69,7 @@ class Recording:
     tail_s: float = 0.0
     dithered: bool = False
     repeat_s: float = 0.0
+    period_s: float = 0.0
     resolution_w: float = 0.0
     inside: tuple[Rail, ...] = ()
 
@@ -109,6 +113,7 @@ def _require_enough(recording: Recording, n: int) -> None:
         last = recording.trace.last_failure or recording.marks.last_failure
         msg = f"{failed_n} readings failed, {len(recording.trace.rows)} did not: {last}"
         raise EnergyError(msg)
+    _require_pace(recording)
     for rail in recording.total.rails:
         if rail.kind is RailKind.AVERAGE and rail.window_s is None:
             msg = f"{rail.name} is an average over a time it does not tell: what it shows may be older than the load"
@@ -117,6 +122,18 @@ def _require_enough(recording: Recording, n: int) -> None:
         if slow and not recording.dithered:
             msg = f"{rail.name} is renewed every {rail.refresh_s:.3g} s: a load that beats with it would not be seen"
             raise EnergyError(msg)
+
+
+def _require_pace(recording: Recording) -> None:
+    """Refuse instants read far less often than meant: they were read when the load let the sampler, not at random."""
+    if recording.period_s <= 0 or all(rail.kind is not RailKind.INSTANT for rail in recording.total.rails):
+        return
+    load = recording.load
+    read_n = sum(load.begin_ns <= taken_ns <= load.end_ns for taken_ns in recording.trace.at_ns)
+    meant_n = load.seconds / recording.period_s
+    if read_n < LEAST_PACE * meant_n:
+        msg = f"{read_n} of {meant_n:.0f} readings came in time: the load leaves the sampler no turn"
+        raise EnergyError(msg)
 
 
 def _idle(before: Estimate, after: Estimate) -> Estimate:

@@ -20,16 +20,21 @@ from typing import Protocol
 
 from edgefleet_agent.qualify.energy import Window
 from edgefleet_agent.qualify.energy_assess import Recording, assess, unmeasured
+from edgefleet_agent.qualify.thermal import compare
 from edgefleet_agent.sensors.files import SensorFileError
 from edgefleet_agent.sensors.probe import Sensors
 from edgefleet_agent.sensors.rails import Rail, Total
 from edgefleet_agent.sensors.reader import RailReader
 from edgefleet_agent.sensors.sampler import Sampler, SamplerClock, Trace, choose_period_s, read_cost_s
+from edgefleet_contract.base import clip_reason
 from edgefleet_contract.evidence import EnergyResult
 from edgefleet_contract.profile import RailKind
 
 DITHER_N = 8
 """Inferences between random pauses: of up to one inference each, so they cost about 6 % of the time."""
+LEAST_DITHER_S = 1e-3
+"""Shorter inferences are a blur to every power sensor, whose conversions take about a millisecond; and the shortest
+pause the system knows, some 60 µs, would be longer than they are."""
 REPEAT_DITHERS = 2
 """Blocks of the error estimate hold at least this many stretches between pauses."""
 LEAST_BLOCKS = 8
@@ -114,6 +119,7 @@ class EnergyMeter:
     _sampler: Samples | None = field(default=None, init=False)
     _idle_before: Window | None = field(default=None, init=False)
     _begin_ns: int = field(default=0, init=False)
+    _period_s: float = field(default=0.0, init=False)
     _problem: str | None = field(default=None, init=False)
 
     @classmethod
@@ -142,8 +148,8 @@ class EnergyMeter:
         except SensorFileError as error:
             self._problem = str(error)
             return
-        period_s = choose_period_s(self.total.rails, cost_s)
-        self._sampler = self.make_sampler(self._reader, period_s, self.draw, self.clock)
+        self._period_s = choose_period_s(self.total.rails, cost_s)
+        self._sampler = self.make_sampler(self._reader, self._period_s, self.draw, self.clock)
         self._sampler.start()
         self.clock.sleep_s(max(_MIN_SETTLE_S, self.tail_s))
         self._idle_before = self._idle(self._sampler)
@@ -174,6 +180,7 @@ class EnergyMeter:
             tail_s=self.tail_s,
             dithered=self.dithered,
             repeat_s=self.repeat_s,
+            period_s=self._period_s,
             resolution_w=self._resolution_w(),
             inside=self.inside,
         )
@@ -224,9 +231,9 @@ def run_load(call: Callable[[], object], load_s: float, meter: EnergyMeter) -> i
             n += 1
             if clock.now_ns() >= deadline_ns:
                 break
-        if meter.dithers:
-            meter.dithered = True
-            inference_s = (clock.now_ns() - began_ns) / _NS_PER_S / DITHER_N
+        inference_s = (clock.now_ns() - began_ns) / _NS_PER_S / DITHER_N
+        meter.dithered = True
+        if meter.dithers and inference_s >= LEAST_DITHER_S:
             repeat_s = min(REPEAT_DITHERS * DITHER_N * inference_s, load_s / LEAST_BLOCKS)
             meter.repeat_s = max(meter.repeat_s, repeat_s)
             clock.sleep_s(meter.draw() * inference_s)
@@ -241,9 +248,15 @@ def measure_energy(call: Callable[[], object], sensors: Sensors, plan: EnergyPla
     meter = EnergyMeter.of(sensors, plan)
     if meter is None:
         return unmeasured(sensors.total.reason or "no power sensor on this device")
+    before = sensors.read_thermal()
     meter.start()
     try:
         n = run_load(call, meter.plan.load_s, meter)
-        return meter.stop(n)
+        result = meter.stop(n)
     finally:
         meter.close()
+    throttling = compare(before, sensors.read_thermal())
+    if not throttling.throttled:
+        return result
+    words = "; ".join(word for word in (result.reason, f"slowed down meanwhile: {throttling.reason}") if word)
+    return result.model_copy(update={"reason": clip_reason(words)})

@@ -7,6 +7,7 @@ NVML's documentation; it is taken as such an average everywhere.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,6 +19,8 @@ from edgefleet_contract.profile import RailKind
 MAX_GPUS = 16
 _CONTROL = Path("/dev/nvidiactl")
 """There while NVIDIA's driver is loaded; without it NVML has nothing to say."""
+ANSWER_S = 10.0
+"""Waking a card that sleeps takes some seconds."""
 _WINDOW_S = 1.0
 _COUNTER_REFRESH_S = 0.1
 """Seen between 20 and 100 ms on data-centre cards (measurements published with Zeus and by Yang et al., 2024)."""
@@ -79,6 +82,17 @@ def find_nvml(nvml: Nvml | None) -> Found:
     except nvml.NVMLError as error:
         return Found(notes=(f"NVML is installed and does not work: {error}",))
     return Found(tuple(_rail(nvml, index, handle) for index, handle in enumerate(handles)))
+
+
+def find_nvml_within(nvml: Nvml | None, seconds: float = ANSWER_S) -> Found:
+    """Return what `find_nvml` does, or a note when the driver does not answer: a broken one may hang for ever."""
+    if nvml is None:
+        return Found()
+    answers: list[Found] = []
+    thread = threading.Thread(target=lambda: answers.append(find_nvml(nvml)), name="nvml-probe", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return answers[0] if answers else Found(notes=(f"NVML did not answer within {seconds:g} s",))
 
 
 def _rail(nvml: Nvml, index: int, handle: Handle) -> Rail:

@@ -17,7 +17,7 @@ from edgefleet_agent.sensors.boards import decide_total
 from edgefleet_agent.sensors.files import SensorFileError, is_folder, read_bytes, read_word
 from edgefleet_agent.sensors.hwmon import find_chips, find_other_rails
 from edgefleet_agent.sensors.ina3221 import find_ina3221
-from edgefleet_agent.sensors.nvml import Nvml, find_nvml, load_pynvml
+from edgefleet_agent.sensors.nvml import Nvml, find_nvml_within, load_pynvml
 from edgefleet_agent.sensors.pi import NO_PMIC, Vcgencmd, find_pmic, recorded_vcgencmd, run_vcgencmd
 from edgefleet_agent.sensors.power_supply import find_batteries, supply_names
 from edgefleet_agent.sensors.rails import MAX_RAILS, Rail, Total
@@ -83,7 +83,7 @@ def probe(sysfs_root: Path = LIVE_ROOT, *, nvml: Nvml | None = None, vcgencmd: V
         find_rapl(root),
         find_pmic(vcgencmd) if board is None or "raspberry pi" in board.lower() else None,
         find_batteries(root),
-        find_nvml(nvml),
+        find_nvml_within(nvml),
         find_other_rails(chips, supply_names(root)),
     ]
     notes = [note for part in found if part for note in part.notes if board or not note.startswith(NO_PMIC)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from edgefleet_agent.sensors.reader import RailReader
 from edgefleet_agent.sensors.sampler import SamplerClock, Trace, take_reading
 from edgefleet_agent.sensors.thermal import Thermal
 from edgefleet_contract.evidence import EnergyResult, EnergyStatus
-from edgefleet_contract.profile import RailKind
+from edgefleet_contract.profile import RailKind, ThrottleFlag
 from edgefleet_hil.boards import build_board
 
 NS = 1_000_000_000
@@ -79,12 +80,13 @@ class Device:
 class SimulatedSampler:
     """Reads at random moments as a device's time passes; the double of `Sampler`."""
 
-    def __init__(self, device: Device, reader: RailReader, period_s: float) -> None:
+    def __init__(self, device: Device, reader: RailReader, period_s: float, *, skips: bool = False) -> None:
         self.trace, self.marks = Trace(), Trace()
         self._device, self._reader = device, reader
         self._period_ns = int(period_s * NS)
         self._stratum = 0
         self._next_ns = 0
+        self._skips = skips
 
     def start(self) -> None:
         self._origin_ns = self._device.at_ns
@@ -99,6 +101,8 @@ class SimulatedSampler:
         while self._next_ns <= end_ns:
             self._device.advance(max(self._next_ns, self._device.at_ns))
             take_reading(self._reader, self.trace, self._device.clock.now_ns)
+            if self._skips:
+                self._stratum = max(self._stratum, (self._device.at_ns - self._origin_ns) // self._period_ns)
             self._plan_next()
 
     def mark(self) -> int:
@@ -350,3 +354,48 @@ def test_an_average_over_an_unknown_time_gives_nothing() -> None:
     device = Device(1)
     result = energy_of(device, meter_on(device, rail(lambda: device.watts, RailKind.AVERAGE)))
     assert "a time it does not tell" in str(result.reason)
+
+
+def test_a_load_that_leaves_the_sampler_no_turn_gives_nothing() -> None:
+    """As a runtime does that keeps Python's lock while it infers: readings come only between inferences."""
+    device = Device(1)
+    meter = meter_on(device, made("instant", device))
+
+    def stubborn() -> None:
+        due, device.due = device.due, lambda _: None
+        device.infer()
+        device.due = due
+
+    def skipping(reader: RailReader, period_s: float, *_: object) -> SimulatedSampler:
+        return SimulatedSampler(device, reader, period_s, skips=True)
+
+    meter.make_sampler = skipping
+    result = energy_of(device, meter, stubborn)
+    assert result.status is EnergyStatus.UNMEASURED
+    assert "no turn" in str(result.reason)
+
+
+@pytest.mark.parametrize(("inference_s", "pauses"), [(2e-6, False), (0.02, True)])
+def test_only_inferences_a_sensor_could_beat_with_are_paused(inference_s: float, pauses: bool) -> None:
+    device = Device(1)
+    meter = meter_on(device, made("instant", device))
+    slept: list[float] = []
+
+    def sleep_s(seconds: float) -> None:
+        slept.append(seconds)
+        device.pass_s(seconds)
+
+    meter.clock = SamplerClock(meter.clock.now_ns, sleep_s)
+    n = run_load(lambda: device.draws(BUSY_W, inference_s), 100 * inference_s, meter)
+    assert bool(slept) is pauses
+    assert meter.dithered
+    assert n >= 90
+
+
+def test_energy_measured_while_the_device_was_slowed_down_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = [Thermal(throttle=(ThrottleFlag(name="oc3", source="soctherm_oc", events_n=n),)) for n in (4, 5)]
+    counter = Rail("r", "test", "device", RailKind.COUNTER, Call(time.process_time_ns, 1_000_000_000), "cpu time")
+    sensors = Sensors((counter,), Total((counter,), "device", "a rule"), lambda: looks.pop(0))
+    result = measure_energy(lambda: sum(range(1000)), sensors, EnergyPlan(load_s=0.1, idle_s=0.02))
+    assert result.status is EnergyStatus.MEASURED
+    assert "slowed down meanwhile" in str(result.reason)

@@ -7,8 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from edgefleet_agent.sensors.boards import FEEDS, INCLUDES, decide_total
 from edgefleet_agent.sensors.probe import probe
+from edgefleet_agent.sensors.rails import Call, Rail
 from edgefleet_agent.sensors.readings import read_rails
 from edgefleet_contract.profile import RailKind, RailReading, TotalReading
 from edgefleet_hil.boards import BOARDS, add_ina3221, add_ina3221x, build_board, write_board_name, write_files
@@ -259,3 +263,36 @@ def test_a_pi_5_whose_answers_were_not_recorded_says_what_reads_it(tmp_path: Pat
     total = read(tmp_path)[1]
     assert total.status == "none"
     assert "vcgencmd pmic_read_adc" in str(total.reason)
+
+
+LABELS = [*sorted(FEEDS), "NOT_IN_ANY_TABLE"]
+
+
+@given(
+    labels=st.lists(st.sampled_from(LABELS), unique=True, max_size=12),
+    broken=st.sets(st.sampled_from(LABELS), max_size=3),
+    board=st.sampled_from([None, "NVIDIA Jetson", "Some Gateway"]),
+)
+def test_whatever_rails_there_are_a_total_holds_no_rail_twice_and_none_that_is_broken(
+    labels: list[str], broken: set[str], board: str | None
+) -> None:
+    rails = [
+        Rail(
+            name=label,
+            family="ina3221",
+            scope="s",
+            kind=INSTANT,
+            source=Call(lambda: 1.0),
+            sensor=label,
+            includes=INCLUDES.get(label, ()),
+            problem="broken" if label in broken else None,
+        )
+        for label in labels
+    ]
+    total = decide_total(rails, board)
+    added = {rail.name for rail in total.rails}
+    assert not added & broken
+    assert not added & {name for rail in total.rails for name in rail.includes}
+    assert bool(total.rails) is (total.reason is None)
+    covering = {"VDD_IN", "POM_5V_IN"} & set(labels)
+    assert len(covering) != 1 or not added or added == covering

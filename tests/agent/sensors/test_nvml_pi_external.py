@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 from edgefleet_agent.qualify.energy_meter import EnergyMeter
 from edgefleet_agent.sensors.external import Statistics, meter_total, statistics_from
 from edgefleet_agent.sensors.files import SensorFileError
-from edgefleet_agent.sensors.nvml import Handle, find_nvml
+from edgefleet_agent.sensors.nvml import Handle, find_nvml, find_nvml_within
 from edgefleet_agent.sensors.pi import parse_adc, parse_throttled
 from edgefleet_agent.sensors.probe import probe
 from edgefleet_agent.sensors.reader import RailReader
@@ -77,6 +78,16 @@ def test_a_driver_that_does_not_answer_is_noted() -> None:
     found = find_nvml(FakeNvml())
     assert found.rails == ()
     assert "Driver Not Loaded" in found.notes[0]
+
+
+def test_a_driver_that_never_answers_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    let_go = threading.Event()
+    nvml = FakeNvml((5_000, 1))
+    monkeypatch.setattr(nvml, "nvmlInit", let_go.wait)
+    found = find_nvml_within(nvml, 0.01)
+    let_go.set()
+    assert found.rails == ()
+    assert "did not answer" in found.notes[0]
 
 
 def test_graphics_cards_and_packages_add_up_and_psys_stands_aside(tmp_path: Path) -> None:
