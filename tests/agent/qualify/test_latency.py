@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,14 @@ import numpy as np
 import pytest
 from hdrh.histogram import HdrHistogram
 
-from edgefleet_agent.qualify.clocks import Clocks, CpuAccounts, read_accounts, real_clocks
+from edgefleet_agent.qualify.clocks import (
+    Clocks,
+    CpuAccounts,
+    read_accounts,
+    real_clocks,
+    run_delay_reader,
+    wait_until,
+)
 from edgefleet_agent.qualify.latency import Start, is_steady, measure_latency
 from edgefleet_contract.evidence import LatencyResult, LatencyVerdict, StopReason
 from edgefleet_contract.job import LatencyBudget
@@ -222,3 +230,19 @@ def test_the_real_clocks_move_forward(threads: int) -> None:
     clocks = real_clocks(threads)
     assert clocks.now_ns() < clocks.now_ns() or clocks.now_ns() > 0
     assert clocks.switches() >= 0
+
+
+def test_run_delay_is_read_of_this_thread_and_is_zero_where_the_kernel_does_not_tell(tmp_path: Path) -> None:
+    read = run_delay_reader()
+    assert 0 <= read() <= read()
+    assert run_delay_reader(tmp_path)() == 0
+    (tmp_path / "thread-self").mkdir()
+    (tmp_path / "thread-self" / "schedstat").write_text("100 250 3\n")
+    assert run_delay_reader(tmp_path)() == 250
+
+
+def test_waiting_ends_at_the_time_and_not_before_and_what_has_passed_is_not_waited_for() -> None:
+    now_ns = time.perf_counter_ns()
+    wait_until(now_ns + 300_000)
+    assert time.perf_counter_ns() >= now_ns + 300_000
+    wait_until(now_ns)
