@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from edgefleet_agent.qualify import conditions
 from edgefleet_agent.qualify.conditions import pin, read_conditions, usable_cpus
 from edgefleet_contract.errors import UserInputError
 
@@ -33,8 +32,8 @@ def test_cpus_are_told_as_ranges(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_process_is_pinned_to_the_cpus_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     pinned: list[object] = []
-    monkeypatch.setattr(conditions.os, "sched_getaffinity", lambda _: {0, 1, 2})
-    monkeypatch.setattr(conditions.os, "sched_setaffinity", lambda _, cpus: pinned.append(cpus))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2})
+    monkeypatch.setattr(os, "sched_setaffinity", lambda _, cpus: pinned.append(cpus))
     pin(())
     pin((1, 2))
     assert pinned == [(1, 2)]
