@@ -25,6 +25,7 @@ from edgefleet_contract.evidence import (
 from edgefleet_contract.manifest import Manifest
 from edgefleet_contract.profile import Profile
 from edgefleet_contract.report import DeviceState, Tried
+from edgefleet_contract.tuning import Recipe
 from edgefleet_contract.variant import VariantName
 
 API = "fleet/v1"
@@ -82,6 +83,8 @@ class ApplyRequest(Record):
 
     manifest: Manifest
     files: dict[str, FileRef]
+    recipes: dict[Name, dict[VariantName, Recipe]] = Field(default={}, max_length=64)
+    """Model → variant → how it is to be made, where `fleet tune` has found that out."""
     prune: bool = False
     """Remove models from devices that no deployment names any more."""
 

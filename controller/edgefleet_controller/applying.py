@@ -30,6 +30,7 @@ from edgefleet_controller.api import (
 )
 from edgefleet_controller.build import Builder, Built, CheckedModel, NotBuilt
 from edgefleet_controller.compile.registry import buildable
+from edgefleet_controller.compile.sources import own_chains
 from edgefleet_controller.deliveries import Deliveries, Moved
 from edgefleet_controller.planner import (
     DEFAULT_CHAINS,
@@ -293,10 +294,16 @@ class Applier:
             msg = f"deployments name the model {unknown[0]!r}, which the manifest does not have"
             raise UserInputError(msg)
         facts = self._device_facts()
-        checked = {name: self._builder.check(name, request.manifest.models[name], request.files) for name in used}
+        checked = {name: self._check(name, request) for name in used}
         models = {name: _model_facts(model) for name, model in checked.items()}
         current = {state.device: state for state in self._store.all_desired()}
-        return _Prepared(checked, plan(request.manifest, facts, builder_facts(request.manifest), models), current)
+        return _Prepared(
+            checked, plan(request.manifest, facts, builder_facts(request.manifest, models), models), current
+        )
+
+    def _check(self, name: str, request: ApplyRequest) -> CheckedModel:
+        checked = self._builder.check(name, request.manifest.models[name], request.files)
+        return checked.model_copy(update={"recipes": request.recipes.get(name, {})})
 
     def _device_facts(self) -> list[DeviceFacts]:
         labels = self._store.labels()
@@ -329,9 +336,10 @@ def revision_rows(store: Store, record: RevisionRecord) -> tuple[DeviceModelRow,
     return (*sent, *_refused_rows(wish, {(row.device, row.model) for row in sent}))
 
 
-def builder_facts(manifest: Manifest) -> BuilderFacts:
+def builder_facts(manifest: Manifest, models: Mapping[str, ModelFacts]) -> BuilderFacts:
     """Return what this controller makes of every variant a manifest's chains, or the built-in ones, can ask for."""
-    wanted = {variant for chain in DEFAULT_CHAINS.values() for variant in chain}
+    defaults = (DEFAULT_CHAINS, *(facts.own_chains or {} for facts in models.values()))
+    wanted = {variant for chains in defaults for chain in chains.values() for variant in chain}
     for deployment in manifest.deployments:
         chains = deployment.chain.values() if isinstance(deployment.chain, dict) else (deployment.chain or (),)
         wanted.update(variant for chain in chains for variant in chain)
@@ -359,7 +367,11 @@ def _digest(outcome: Built | NotBuilt | None) -> str | None:
 
 
 def _model_facts(checked: CheckedModel) -> ModelFacts:
-    return ModelFacts(has_labels=checked.samples_record.labelled, n_samples=checked.samples_record.golden_n)
+    return ModelFacts(
+        has_labels=checked.samples_record.labelled,
+        n_samples=checked.samples_record.golden_n,
+        own_chains=own_chains(checked.model),
+    )
 
 
 def _device_plan(device: str, action: ModelAction, artifacts: Artifacts) -> DeviceModelPlan:

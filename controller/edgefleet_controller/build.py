@@ -11,19 +11,20 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from edgefleet_contract.artifact import ArtifactDocument, ArtifactFile, FileRole
+from edgefleet_contract.artifact import ArtifactDocument, ArtifactFile, FileRole, HostCheck
 from edgefleet_contract.base import clip_reason, hex_of
 from edgefleet_contract.desired import Candidate
 from edgefleet_contract.evidence import ParityVerdict, Verdict
 from edgefleet_contract.job import CompareAnswer, CompareJob, OutputsJob
 from edgefleet_contract.manifest import ModelSpec
 from edgefleet_contract.report import Tried
+from edgefleet_contract.tuning import Recipe
 from edgefleet_contract.variant import parse_variant
 from edgefleet_controller.api import FileRef
 from edgefleet_controller.blobs import BlobStore
 from edgefleet_controller.compile import archive
 from edgefleet_controller.compile.check import Checker
-from edgefleet_controller.compile.document import COVERAGE_FILE, make_document, not_run, ran
+from edgefleet_controller.compile.document import COVERAGE_FILE, make_document, not_run, ran, self_check
 from edgefleet_controller.compile.key import build_key, check_key, tool_versions
 from edgefleet_controller.compile.locks import locked
 from edgefleet_controller.compile.protocol import BuildAnswer, BuildRequest
@@ -36,6 +37,7 @@ from edgefleet_controller.compile.records import (
     NotBuilt,
 )
 from edgefleet_controller.compile.registry import buildable, host_variant, target_of
+from edgefleet_controller.compile.sources import FILE_NAMES, other_kernels, refusal
 from edgefleet_controller.compile.steps import (
     WORKER_ARGV,
     ChildSteps,
@@ -63,9 +65,8 @@ BuildProgress = Callable[[str, str, str, float, float], None]
 """Called with stage (`build`), key (`digits ort/cpu/int8`), text, steps done and steps in all; from several threads."""
 
 _STEPS_N = 4.0
-_SOURCE_VARIANT = "ort/cpu/fp32"
-_SOURCE, _SAMPLES, _CALIBRATION = "source.onnx", "samples.npz", "calibration.npz"
-_SOURCE_OUTPUTS, _ARTIFACT_OUTPUTS = "source_outputs.npz", "artifact_outputs.npz"
+_SAMPLES, _CALIBRATION = "samples.npz", "calibration.npz"
+_SOURCE_OUTPUTS, _ARTIFACT_OUTPUTS, _OTHER_OUTPUTS = "source_outputs.npz", "artifact_outputs.npz", "other_outputs.npz"
 
 
 class Builder:
@@ -116,12 +117,15 @@ class Builder:
             task=checked.task.value if checked.task else None,
             license=checked.license,
             samples_level=checked.samples_level,
+            recipe=recipe_of(checked, variant),
             variant=variant,
             tools=tool_versions(),
         )
 
     def cached(self, checked: CheckedModel, variant: str) -> Built | NotBuilt | None:
         """Return what a build of this variant came to before, or None where it must be run."""
+        if (refused := _refused(checked, variant)) is not None:
+            return refused
         key = self.key(checked, variant)
         record = self._cache.find_build(key)
         if record is None:
@@ -202,7 +206,7 @@ class Builder:
         self, checked: CheckedModel, variant: str, key: str, work: Path, tell: Callable[[str, int], None]
     ) -> ArtifactDocument:
         for digest, name in (
-            (checked.source, _SOURCE),
+            (checked.source, _source_name(checked)),
             (checked.samples, _SAMPLES),
             (checked.calibration, _CALIBRATION),
         ):
@@ -222,7 +226,10 @@ class Builder:
             tell("running the artifact on its samples", 2)
             files.append(self._artifact_outputs(checked, variant, str(host), work, made))
             tell("comparing the two", 3)
-            host_check = ran(checked, variant, str(host), self._host_parity(checked, variant, work))
+            if str(host) == checked.model.reference and checked.model.format == "tflite":
+                host_check = self._other_kernels(checked, variant, str(host), work)
+            else:
+                host_check = ran(checked, variant, str(host), self._host_parity(checked, variant, work))
         if made.coverage is not None:
             (work / COVERAGE_FILE).write_bytes(made.coverage.canonical_json())
             files.append(self._keep(work / COVERAGE_FILE, FileRole.COVERAGE))
@@ -237,7 +244,7 @@ class Builder:
         with locked(kept.with_suffix(".lock")):
             digest = kept.read_text(encoding="ascii") if kept.exists() else ""
             if not digest or not self._blobs.has(digest):
-                self._run(checked, _SOURCE_VARIANT, work / _SOURCE, path, None)
+                self._run(checked, checked.model.reference, work / _source_name(checked), path, None)
                 digest = self._blobs.put_file(path)
                 kept.write_text(digest, encoding="ascii")
         self._blobs.materialise(digest, path)
@@ -266,17 +273,7 @@ class Builder:
 
     def _host_parity(self, checked: CheckedModel, variant: str, work: Path) -> CompareAnswer:
         """Return the comparison; a failing one is a `StepError`, so the artifact goes nowhere."""
-        precision = parse_variant(variant).precision
-        job = CompareJob.model_validate(
-            {
-                "reference": str(work / _SOURCE_OUTPUTS),
-                "candidate": str(work / _ARTIFACT_OUTPUTS),
-                "samples": str(work / _SAMPLES),
-                "precision": precision,
-                "task": checked.task,
-                "preprocess": checked.preprocess,
-            }
-        )
+        job = self._comparison(checked, variant, work, _ARTIFACT_OUTPUTS)
         answer = self._steps.compare(job)
         if answer.verdict is ParityVerdict.FAIL:
             check = f" ({answer.failed_check.value})" if answer.failed_check else ""
@@ -284,6 +281,34 @@ class Builder:
             command = Command(WORKER_ARGV, job.model_dump_json().encode())
             raise StepError(Verdict.BUILD_FAILED, clip_reason(message), command, lasting=True)
         return answer
+
+    def _comparison(self, checked: CheckedModel, variant: str, work: Path, candidate: str) -> CompareJob:
+        return CompareJob.model_validate(
+            {
+                "reference": str(work / _SOURCE_OUTPUTS),
+                "candidate": str(work / candidate),
+                "samples": str(work / _SAMPLES),
+                "precision": parse_variant(variant).precision,
+                "task": checked.task,
+                "preprocess": checked.preprocess,
+            }
+        )
+
+    def _other_kernels(self, checked: CheckedModel, variant: str, host: str, work: Path) -> HostCheck:
+        """Check a file that is its own source, where comparing it with itself would say nothing.
+
+        Its outputs by LiteRT's other kernels are compared; where those differ, nothing tells which are right, so the
+        file is sent and the check is weak.
+        """
+        other = other_kernels(host)
+        if other is None:
+            return self_check(checked, variant, host, None, None)
+        try:
+            self._run(checked, other, work / _source_name(checked), work / _OTHER_OUTPUTS, None)
+            answer = self._steps.compare(self._comparison(checked, variant, work, _OTHER_OUTPUTS))
+        except StepError as error:
+            return self_check(checked, variant, host, None, f"{other} did not run it: {error.message}")
+        return self_check(checked, variant, other, answer, None)
 
     def _keep(self, path: Path, role: FileRole) -> ArtifactFile:
         return self._file(self._blobs.put_file(path), path.name, role)
@@ -302,7 +327,7 @@ def _build_request(checked: CheckedModel, variant: str, work: Path) -> BuildRequ
     return BuildRequest(
         model=checked.name,
         variant=variant,
-        source=str(work / _SOURCE),
+        source=str(work / _source_name(checked)),
         samples=str(work / _SAMPLES),
         calibration=str(work / _CALIBRATION),
         preprocess=checked.preprocess,
@@ -310,7 +335,26 @@ def _build_request(checked: CheckedModel, variant: str, work: Path) -> BuildRequ
         out=str(_model_path(variant, work)),
         work_dir=str(scratch),
         task=checked.task,
+        recipe=recipe_of(checked, variant),
     )
+
+
+def recipe_of(checked: CheckedModel, variant: str) -> Recipe:
+    """Return how a variant of a model is to be made."""
+    return checked.recipes.get(variant, Recipe())
+
+
+def _source_name(checked: CheckedModel) -> str:
+    return FILE_NAMES[checked.model.format]
+
+
+def _refused(checked: CheckedModel, variant: str) -> NotBuilt | None:
+    """Return that a source cannot become a variant, however it would be built; None where it can."""
+    reason = refusal(checked.model, parse_variant(variant))
+    if reason is None:
+        return None
+    tried = Tried(variant=variant, verdict=Verdict.UNSUPPORTED, reason=clip_reason(reason))
+    return NotBuilt(key=None, model=checked.name, tried=tried)
 
 
 def _model_path(variant: str, work: Path) -> Path:

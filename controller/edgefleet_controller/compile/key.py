@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from edgefleet_contract.artifact import InputTransform
 from edgefleet_contract.base import canonical_json, digest_bytes
+from edgefleet_contract.tuning import Recipe
 from edgefleet_controller.compile.archive import ZLIB_VERSION
 
 FORMAT = "edgefleet/build/v1"
@@ -57,6 +58,7 @@ def build_key(
     task: str | None,
     license: str | None,  # noqa: A002 - the field's name
     samples_level: str,
+    recipe: Recipe,
     variant: str,
     tools: Mapping[str, str],
 ) -> str:
@@ -74,6 +76,7 @@ def build_key(
                 "task": task,
                 "license": license,
                 "samples_level": samples_level,
+                "recipe": recipe.model_dump(mode="json"),
                 "variant": variant,
                 "tools": dict(tools),
             }

@@ -11,6 +11,7 @@ from edgefleet_contract.base import ByteCount, Digest, Name, Reason, Record, Ten
 from edgefleet_contract.coverage import Coverage
 from edgefleet_contract.evidence import Task
 from edgefleet_contract.job import FilePath
+from edgefleet_contract.tuning import Recipe
 from edgefleet_contract.variant import VariantName
 
 Count = Annotated[int, Field(ge=0)]
@@ -50,13 +51,19 @@ class ModelRecord(Record):
     """What a source model is: read from the file itself."""
 
     source: Digest
+    format: Literal["onnx", "tflite"] = "onnx"
+    precision: str | None = None
+    """What a TFLite file computes in, and so the only precision it is built in; None where precisions are made."""
+    reference: VariantName = "ort/cpu/fp32"
+    """What runs the source itself, for the outputs every artifact is compared with."""
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
-    opset: Count
-    ir_version: Count
+    opset: Count | None = None
+    """ONNX only, as is the next."""
+    ir_version: Count | None = None
     nodes_n: Count
     parameters_n: Count
-    """Elements of initializers and of tensors in Constant nodes."""
+    """Elements of constants: initializers, tensors in Constant nodes, buffers."""
     domains: tuple[str, ...]
     """Operator domains beyond ONNX's own."""
     batch_is_dynamic: bool
@@ -98,6 +105,7 @@ class BuildRequest(Record):
     out: FilePath
     work_dir: FilePath
     task: Task | None = None
+    recipe: Recipe = Recipe()
 
 
 class BuildAnswer(Record):

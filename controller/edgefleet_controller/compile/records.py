@@ -11,6 +11,7 @@ from edgefleet_contract.base import Digest, Name, Reason, Record, TensorName
 from edgefleet_contract.desired import Candidate
 from edgefleet_contract.evidence import Task, Verdict
 from edgefleet_contract.report import Tried
+from edgefleet_contract.tuning import Recipe
 from edgefleet_contract.variant import VariantName
 from edgefleet_controller.compile.protocol import DynamicAxes, ModelRecord, SamplesRecord
 
@@ -29,6 +30,8 @@ class CheckedModel(Record):
     dynamic: DynamicAxes = {}
     task: Task | None = None
     license: str | None = None
+    recipes: dict[VariantName, Recipe] = {}
+    """Variant → how it is to be made, where a search has found that out."""
     samples_level: Literal["real", "random"] = "real"
 
     @property

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from edgefleet_agent.preprocess import prepare
 from edgefleet_contract.artifact import InputTransform, Layout, TensorSpec
+from edgefleet_contract.tuning import Recipe
 from edgefleet_contract.variant import ENGINES, PRECISIONS, Variant, parse_variant
 from edgefleet_controller.compile import key, preprocess, registry, shapes
 
@@ -72,6 +73,7 @@ PARTS: dict[str, Any] = {
     "dynamic": {},
     "license": None,
     "samples_level": "real",
+    "recipe": Recipe(),
     "task": None,
     "variant": "ort/cpu/int8",
     "tools": {"onnx": "1"},
@@ -84,6 +86,7 @@ def test_the_build_key_changes_with_every_part(part: str) -> None:
         "preprocess": {"x": InputTransform(scale=2.0)},
         "dynamic": {"x": {"n": (1, 1, 2)}},
         "tools": {"onnx": "2"},
+        "recipe": Recipe(calibration="entropy"),
     }
     other = others.get(part, "other")
     assert key.build_key(**PARTS) == key.build_key(**PARTS)
