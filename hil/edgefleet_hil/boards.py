@@ -187,7 +187,9 @@ def nano_jetpack4(root: Path) -> Path:
     """Jetson Nano with JetPack 4: 2.1 W in, by iio."""
     write_board_name(root, "NVIDIA Jetson Nano Developer Kit")
     add_ina3221x(root, "6-0040", 0, (("POM_5V_IN", 2100), ("POM_5V_GPU", 42), ("POM_5V_CPU", 504)))
-    for number, (name, celsius) in enumerate((("AO-therm", 44.0), ("CPU-therm", 36.5), ("GPU-therm", 34.5))):
+    for number, (name, celsius) in enumerate(
+        (("AO-therm", 44.0), ("CPU-therm", 36.5), ("GPU-therm", 34.5), ("PMIC-Die", 100.0))
+    ):
         add_zone(root, number, name, celsius)
     return root
 

@@ -39,6 +39,8 @@ REPEAT_DITHERS = 2
 """Blocks of the error estimate hold at least this many stretches between pauses."""
 LEAST_BLOCKS = 8
 """A slow model leaves at least so many: it is slow against any sensor, so nothing can beat."""
+LONGEST_TAIL_S = 10.0
+"""An averaging sensor is waited for three times a run, so this adds at most half a minute."""
 _MIN_SETTLE_S = 0.2
 """Governors and caches calm down within some tens of milliseconds."""
 _NS_PER_S = 1_000_000_000
@@ -139,9 +141,17 @@ class EnergyMeter:
         """Return how long the sensors take to forget a load: twice what they average over, and what they are late."""
         return max(2 * (rail.window_s or 0.0) + (rail.refresh_s or 0.0) for rail in self.total.rails)
 
+    @property
+    def problem(self) -> str | None:
+        """Return why there will be no energy, once it was started; None when there may be."""
+        return self._problem
+
     def start(self) -> None:
         """Open the sensors, idle, and begin the load window. A sensor that fails is told by `stop`, not raised."""
         rails = (*self.total.rails, *self.inside)
+        if self.tail_s > LONGEST_TAIL_S:
+            self._problem = f"the sensor averages over {self.tail_s / 2:.3g} s: too long for a run of this length"
+            return
         try:
             self._reader = RailReader(rails)
             cost_s = read_cost_s(self._reader, self.clock)
@@ -251,8 +261,7 @@ def measure_energy(call: Callable[[], object], sensors: Sensors, plan: EnergyPla
     before = sensors.read_thermal()
     meter.start()
     try:
-        n = run_load(call, meter.plan.load_s, meter)
-        result = meter.stop(n)
+        result = meter.stop(0 if meter.problem else run_load(call, meter.plan.load_s, meter))
     finally:
         meter.close()
     throttling = compare(before, sensors.read_thermal())

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from edgefleet_agent.sensors.boards import decide_total
+from edgefleet_agent.sensors.boards import canonical, decide_total
 from edgefleet_agent.sensors.files import SensorFileError, is_folder, read_bytes, read_word
 from edgefleet_agent.sensors.hwmon import find_chips, find_other_rails
 from edgefleet_agent.sensors.ina3221 import find_ina3221
@@ -136,8 +136,12 @@ def _unique(rails: Iterable[Rail]) -> list[Rail]:
 
 
 def _with_present_includes(rails: list[Rail]) -> tuple[Rail, ...]:
-    there = {rail.name for rail in rails}
-    return tuple(replace(rail, includes=tuple(name for name in rail.includes if name in there)) for rail in rails)
+    """Return the rails with only those rails named as contained that are there, spelt as they are there."""
+    there = {canonical(rail.name): rail.name for rail in rails}
+    return tuple(
+        replace(rail, includes=tuple(there[name] for name in map(canonical, rail.includes) if name in there))
+        for rail in rails
+    )
 
 
 def list_sensors(sensors: Sensors, thermal: Thermal) -> tuple[SensorProbe, ...]:

@@ -36,6 +36,8 @@ _DEVFREQ = re.compile(r"[^/.][^/]*()")
 _ALARM = re.compile(r"oc([0-9]{1,2})_event_cnt")
 _BRAKE = re.compile(r".*throttle-alert|.*cpufreq.*|.*devfreq.*|.*gpufreq.*|processor", re.IGNORECASE)
 """Cooling devices that slow the device down. Fans, backlights, chargers and `hot-surface-alert` do not."""
+_CONSTANT = re.compile(r"PMIC-Die", re.IGNORECASE)
+"""Zones that show one figure for ever: Jetsons with JetPack 4 say 100 °C for the PMIC."""
 _PI_BITS = ((0, "under-voltage"), (1, "frequency capped"), (2, "throttled"), (3, "soft temperature limit"))
 _PI_STICKY = 16
 _MILLI = 1_000
@@ -54,7 +56,14 @@ class Thermal:
     @property
     def hottest_c(self) -> float | None:
         """Return the highest temperature; None where there is none."""
-        return max((zone.celsius for zone in self.temperatures if zone.celsius is not None), default=None)
+        return max(
+            (
+                zone.celsius
+                for zone in self.temperatures
+                if zone.celsius is not None and not _CONSTANT.fullmatch(zone.name)
+            ),
+            default=None,
+        )
 
 
 def read_thermal(sysfs_root: Path, chips: Chips, vcgencmd: Vcgencmd) -> Thermal:

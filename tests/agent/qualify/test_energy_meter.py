@@ -399,3 +399,11 @@ def test_energy_measured_while_the_device_was_slowed_down_says_so(monkeypatch: p
     result = measure_energy(lambda: sum(range(1000)), sensors, EnergyPlan(load_s=0.1, idle_s=0.02))
     assert result.status is EnergyStatus.MEASURED
     assert "slowed down meanwhile" in str(result.reason)
+
+
+def test_a_sensor_that_averages_over_a_minute_is_refused_before_any_load() -> None:
+    device = Device(1)
+    slow = rail(lambda: device.watts, RailKind.AVERAGE, window_s=51.0)
+    sensors = Sensors((slow,), Total((slow,), "module", "a rule"), Thermal)
+    result = measure_energy(lambda: pytest.fail("a load ran"), sensors, PLAN)
+    assert "averages over 51 s" in str(result.reason)

@@ -296,3 +296,29 @@ def test_whatever_rails_there_are_a_total_holds_no_rail_twice_and_none_that_is_b
     assert bool(total.rails) is (total.reason is None)
     covering = {"VDD_IN", "POM_5V_IN"} & set(labels)
     assert len(covering) != 1 or not added or added == covering
+
+
+def test_labels_in_another_case_mean_the_same(tmp_path: Path) -> None:
+    add_ina3221(tmp_path, "1-0040", 1, (("vdd_in", 5000, 1000), ("vdd_soc", 5000, 100)))
+    rails, total = read(tmp_path)
+    assert rails["vdd_in"].includes == ("vdd_soc",)
+    assert (total.rails, total.watts) == (("vdd_in",), 5.0)
+
+
+def test_a_carriers_own_monitor_adds_nothing_to_the_module(tree: Tree) -> None:
+    root = tree("orin-nx")
+    add_ina3221(root, "2-0042", 9, (("VDD_MUX", 19000, 800), ("VDD_5V0_IO_SYS", 5000, 300), ("VDD_3V3_SYS", 3300, 100)))
+    rails, total = read(root)
+    assert len(rails) == 6
+    assert (total.rails, total.watts) == (("VDD_IN",), 7.2)
+    assert "VDD_IN" in rails["VDD_MUX"].includes
+
+
+def test_a_laptop_shows_everything_and_takes_its_processors_counter(tree: Tree) -> None:
+    root = tree("rapl-two-sockets")
+    battery = {"type": "Battery", "status": "Discharging", "present": 1, "power_now": 9_000_000}
+    write_files(root, {f"class/power_supply/BAT0/{name}": value for name, value in battery.items()})
+    write_files(root, {"class/hwmon/hwmon7/name": "BAT0", "class/hwmon/hwmon7/power1_input": 9_000_000})
+    rails, total = read(root)
+    assert rails["BAT0"].watts == 9.0
+    assert total.joules == 3030.0

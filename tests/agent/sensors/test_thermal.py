@@ -89,3 +89,9 @@ def test_a_profile_lists_every_sensor_and_no_figure(tree: Tree) -> None:
     assert [sensor.name for sensor in listed if sensor.in_total] == ["VDD_GPU_SOC", "VDD_CPU_CV", "VIN_SYS_5V0"]
     assert {sensor.kind for sensor in listed} == {"power", "temperature", "frequency"}
     assert next(sensor for sensor in listed if sensor.name == "VIN_SYS_5V0").includes == ("VDDQ_VDD2_1V8AO",)
+
+
+def test_a_zone_that_always_reads_100_degrees_is_shown_and_never_the_hottest(tree: Tree) -> None:
+    thermal = probe(tree("nano-jetpack4")).read_thermal()
+    assert {zone.name: zone.celsius for zone in thermal.temperatures}["PMIC-Die"] == 100.0
+    assert thermal.hottest_c == 44.0
