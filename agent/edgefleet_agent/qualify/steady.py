@@ -88,7 +88,25 @@ def classify(samples: Nanoseconds, *, equivalent_share: float = EQUIVALENT_SHARE
     sigma = max(_LEAST_SIGMA, noise(np.log(medians)), median_error(samples, block_n))
     levels = _without_spikes(np.log(medians), sigma)
     starts = change_points(levels, sigma)
-    return _judge(levels, starts, block_n, math.log1p(equivalent_share))
+    changes_n = _located(samples, levels, starts, block_n)
+    return _judge(levels, starts, changes_n, math.log1p(equivalent_share))
+
+
+def _located(samples: Nanoseconds, levels: Series, starts: tuple[int, ...], block_n: int) -> tuple[int, ...]:
+    """Return the samples before each change: the best place for a step within a block to either side.
+
+    Best is the smallest sum of absolute deviations from the levels before and after, of logarithms, so single slow
+    samples weigh little.
+    """
+    bounds = (0, *starts, len(levels))
+    places: list[int] = []
+    for before, start, after in zip(bounds, starts, bounds[2:], strict=False):
+        low, high = float(np.median(levels[before:start])), float(np.median(levels[start:after]))
+        first = (start - 1) * block_n
+        window = np.log(np.maximum(samples[first : (start + 1) * block_n], 1))
+        gain = np.concatenate(([0.0], np.cumsum(np.abs(window - low) - np.abs(window - high))))
+        places.append(first + int(np.argmin(gain)))
+    return tuple(places)
 
 
 def _without_spikes(levels: Series, sigma: float) -> Series:
@@ -156,7 +174,7 @@ def _walk_back(last: NDArray[np.int64], n: int) -> tuple[int, ...]:
     return tuple(sorted(start for start in starts if start > 0))
 
 
-def _judge(levels: Series, starts: tuple[int, ...], block_n: int, alike: float) -> Trace:
+def _judge(levels: Series, starts: tuple[int, ...], places: tuple[int, ...], alike: float) -> Trace:
     bounds = (0, *starts, len(levels))
     segments = [levels[low:high] for low, high in itertools.pairwise(bounds)]
     means = [float(np.median(segment)) for segment in segments]
@@ -164,7 +182,7 @@ def _judge(levels: Series, starts: tuple[int, ...], block_n: int, alike: float) 
     while tail > 0 and abs(means[tail - 1] - means[-1]) <= alike:
         tail -= 1
     begin = bounds[tail]
-    changes_n = tuple(start * block_n for start in starts if start <= begin)
+    changes_n = places[:tail]
     change = math.expm1(means[0] - means[-1])
     rest = levels[begin:]
     residuals = np.concatenate([segment - mean for segment, mean in zip(segments, means, strict=True)])
@@ -182,7 +200,7 @@ def _judge(levels: Series, starts: tuple[int, ...], block_n: int, alike: float) 
     if tail == 0:
         return Trace(TraceKind.FLAT, 0)
     kind = TraceKind.WARM_UP if means[tail - 1] > means[-1] else TraceKind.SLOW_DOWN
-    return Trace(kind, begin * block_n, changes_n, change)
+    return Trace(kind, changes_n[-1], changes_n, change)
 
 
 def _returns(earlier: list[float], final: float, alike: float) -> bool:
