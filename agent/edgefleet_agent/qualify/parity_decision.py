@@ -34,6 +34,8 @@ class Decisions:
     """How far the reference preferred its choice over the candidate's; 0 where they agree."""
     margin_noise: float
     clear: NDArray[np.bool_]
+    quantum: float
+    """The claim's step in the unit of the margins."""
 
     @property
     def agreement(self) -> float:
@@ -95,11 +97,11 @@ def _choices(reference: Floats, candidate: Floats, pair: Pair) -> Decisions:
     margin = reference[index, first] - reference[index, second]
     margin_error = candidate[index, first] - candidate[index, second] - margin
     clear = margin > _CLEAR_SHARE * np.ptp(reference, axis=1)
+    quantum = pair.claim.quantum * max(float(np.ptp(reference)), float(np.abs(reference).max()))
     if pair.claim.quantum > _EXACT_QUANTUM:
-        clear &= margin > 2.0 * pair.quantum
-    return Decisions(
-        first, chosen, reference[index, first] - reference[index, chosen], _robust_sigma(margin_error), clear
-    )
+        clear &= margin > 2.0 * quantum
+    lost = reference[index, first] - reference[index, chosen]
+    return Decisions(first, chosen, lost, _robust_sigma(margin_error), clear, quantum)
 
 
 def _detections(pair: Pair) -> Decisions | None:
@@ -152,10 +154,11 @@ def _similarity(vectors: Floats) -> Floats:
     return similarity
 
 
-def check_decisions(decisions: Decisions, claim: Claim, quantum: float, *, certain: bool) -> Finding | None:
+def check_decisions(decisions: Decisions, claim: Claim, *, certain: bool) -> Finding | None:
     """Find changed decisions that noise does not explain; with a certain task, also too many changed clear ones."""
     changed = decisions.reference != decisions.candidate
-    needed = max(_MARGIN_SIGMAS * decisions.margin_noise * float(critical_sigmas(len(changed))) / 5.0, 4.0 * quantum)
+    sigmas = _MARGIN_SIGMAS * float(critical_sigmas(len(changed))) / 5.0
+    needed = max(sigmas * decisions.margin_noise, 4.0 * decisions.quantum)
     surprises_n = int((changed & (decisions.lost_margin > needed)).sum())
     if surprises_n > max(1, _SURPRISES_SHARE * len(changed)):
         reason = f"{surprises_n} of {len(changed)} decisions changed although their margin exceeds the noise"

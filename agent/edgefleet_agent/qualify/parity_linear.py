@@ -179,7 +179,7 @@ def live_channels(peak: Floats, reference: Floats) -> Flags:
     live = peak >= _LIVE_SHARE * np.median(peak)
     lows, highs = reference.min(axis=(0, 2)), reference.max(axis=(0, 2))
     probability = (lows >= 0.0) & (highs <= 1.0)
-    return np.asarray(live & (peak > 0.0) & (~probability | (peak >= _PROBABILITY_PEAK)))
+    return np.asarray((peak > 0.0) & np.where(probability, peak >= _PROBABILITY_PEAK, live))
 
 
 def check_offset(pair: Pair) -> Finding | None:

@@ -28,8 +28,9 @@ _ODDS_MOVED = 2.5
 """Natural logarithm of an odds ratio; healthy int8 digit classifiers move theirs by 1.74 at most in 1,000 samples."""
 _SINGLE_MEDIAN_DB = 3.4
 """Mean over median of a squared normal variable, 1 / 0.455, in dB."""
-_MIN_RANK_N = 5
-_RANK_SIGMAS = 3.0
+_MIN_MEDIAN_N = 5
+_CHANCE_SIGMAS = 3.0
+_MEDIAN_ERROR = 1.2533
 _FAR_BELOW_DB = 6.0
 
 
@@ -86,7 +87,7 @@ def check_sqnr(found: Figures, claim: Claim, tolerance_db: float, *, single: boo
         return Finding(
             ParityCheck.SQNR, f"the median sample has {median_db:.1f} dB; the tolerance is {tolerance_db:.1f} dB"
         )
-    if len(judged) >= _MIN_RANK_N and found.total_db < claim.total_db:
+    if len(judged) >= _MIN_MEDIAN_N and found.total_db < claim.total_db:
         words = f"all samples together have {found.total_db:.1f} dB; the claim allows {claim.total_db:.1f} dB"
         return Finding(ParityCheck.SQNR, words)
     if not claim.calibrated and bad_n > max(1, len(judged) // 100):
@@ -95,11 +96,16 @@ def check_sqnr(found: Figures, claim: Claim, tolerance_db: float, *, single: boo
 
 
 def _surely_below(judged: Floats, tolerance_db: float) -> bool:
-    """Tell whether the median lies below the tolerance by more than chance (binomial rank, 3 deviations) or 6 dB."""
-    if len(judged) < _MIN_RANK_N:
-        return bool(np.median(judged) < tolerance_db - _FAR_BELOW_DB)
-    rank = min(len(judged) - 1, int(len(judged) / 2 + _RANK_SIGMAS / 2 * np.sqrt(len(judged))))
-    return bool(np.sort(judged)[rank] < tolerance_db or np.median(judged) < tolerance_db - _FAR_BELOW_DB)
+    """Tell whether the median lies below the tolerance by more than chance, or by 6 dB.
+
+    Chance is 3 standard errors of a median, 1.2533 / sqrt(n) of the deviation, which the MAD tells.
+    """
+    levels = np.clip(judged, -60.0, 200.0)
+    median_db = float(np.median(levels))
+    sigma_db = MAD_TO_SIGMA * float(np.median(np.abs(levels - median_db)))
+    chance_db = _CHANCE_SIGMAS * _MEDIAN_ERROR * sigma_db / np.sqrt(len(levels))
+    margin_db = min(chance_db, _FAR_BELOW_DB) if len(levels) >= _MIN_MEDIAN_N else _FAR_BELOW_DB
+    return median_db < tolerance_db - margin_db
 
 
 def check_outlier(found: Figures, claim: Claim, odds_moved: Floats | None = None) -> Finding | None:

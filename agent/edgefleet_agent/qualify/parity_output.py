@@ -136,7 +136,7 @@ def _findings(pair: Pair, found: Figures, question: Question, tolerance_db: floa
         ),
     )
     if decisions is not None:
-        finding = check_decisions(decisions, claim, pair.quantum, certain=question.certain)
+        finding = check_decisions(decisions, claim, certain=question.certain)
         yield from (finding,) if finding else ()
 
 

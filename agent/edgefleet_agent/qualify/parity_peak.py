@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from edgefleet_agent.qualify.parity_linear import live_channels
-from edgefleet_agent.qualify.parity_tensor import MAD_TO_SIGMA, Finding, Floats, Indices, Pair
+from edgefleet_agent.qualify.parity_tensor import MAD_TO_SIGMA, Finding, Flags, Floats, Indices, Pair
 from edgefleet_contract.evidence import ParityCheck, Task
 
 _BAND_CHANNELS_N = 8
@@ -26,9 +26,9 @@ def check_band_peak(pair: Pair) -> Finding | None:
     for axis in pair.channel_axes():
         reference, error = pair.channels(axis)
         for width in (1, _BAND_CHANNELS_N) if pair.task is Task.DETECTION else (_BAND_CHANNELS_N,):
-            dead = _dead_bands(
-                np.abs(reference).max(axis=(0, 2)), np.abs(reference + error).max(axis=(0, 2)), width, pair
-            )
+            scores = (reference.min(axis=(0, 2)) >= 0.0) & (reference.max(axis=(0, 2)) <= 1.0)
+            peaks = np.abs(reference).max(axis=(0, 2)), np.abs(reference + error).max(axis=(0, 2))
+            dead = _dead_bands(*peaks, scores, width, pair)
             if dead.size:
                 first = int(dead[0]) * width
                 reason = f"axis {axis}: {dead.size} bands of {width} channels lost their peak, first at channel {first}"
@@ -36,13 +36,14 @@ def check_band_peak(pair: Pair) -> Finding | None:
     return None
 
 
-def _dead_bands(reference: Floats, candidate: Floats, width: int, pair: Pair) -> Indices:
+def _dead_bands(reference: Floats, candidate: Floats, scores: Flags, width: int, pair: Pair) -> Indices:
     starts = np.arange(0, len(reference), width)
     peak, kept = np.maximum.reduceat(reference, starts), np.maximum.reduceat(candidate, starts)
     live = peak >= _LIVE_SHARE * peak.max()
     if pair.task is Task.DETECTION or (pair.task is None and pair.reference.ndim == 3):
         # Boxes in pixels dwarf scores up to 1: hold scores against each other.
-        live |= peak >= max(_LIVE_SHARE * float(np.median(peak)), _LIVE_SHARE)
+        among = np.median(peak[np.logical_and.reduceat(scores, starts)]) if scores.any() else np.median(peak)
+        live |= peak >= max(_LIVE_SHARE * float(np.nan_to_num(among)), _LIVE_SHARE)
     return np.flatnonzero(live & (peak > 0.0) & (kept < _DEAD_RATIO * peak))
 
 
