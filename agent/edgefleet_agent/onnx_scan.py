@@ -123,3 +123,19 @@ def _varint(data: mmap.mmap, at: int, stop: int) -> tuple[int, int]:
         if byte < 0x80:
             return value, at + index + 1
     raise _DamagedError
+
+
+def metadata(path: Path) -> dict[str, str]:
+    """Return a model file's notes (`metadata_props`) by key; none for a file that is damaged or no model.
+
+    A TensorRT source carries its profiles in them.
+    """
+    notes: dict[str, str] = {}
+    try:
+        with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            for number, part in _fields(data, 0, len(data)):
+                if number == _METADATA and not isinstance(part, int):
+                    notes.update(zip(_texts(data, part, _KEY), _texts(data, part, _VALUE), strict=False))
+    except (_DamagedError, OSError, ValueError):
+        return {}
+    return notes
