@@ -44,6 +44,7 @@ _QUANTISER_ERRORS: tuple[type[Exception], ...] = (
     KeyError,
     IndexError,
     AttributeError,
+    AssertionError,
 )
 """What its Python code raises over graphs it did not foresee."""
 

@@ -25,6 +25,8 @@ _PERCENTILE = 99.99
 _SHRINK = np.linspace(1.0, 0.2, 41)
 """Shares of the full range that clipping methods try."""
 
+LEAST_NORMAL_HALF = 6.104e-5
+
 Range = tuple[float, float]
 Ranges = Mapping[str, Range]
 
@@ -39,6 +41,8 @@ class Observed:
         elements_n: elements in one sample.
         mean_abs: mean of absolute values.
         counts: values in `BINS_N` equal bins from `low` to `high`.
+        nonzero_n: values counted that are not zero.
+        tiny_n: those of them that half precision rounds to a few levels or to zero.
     """
 
     low: float
@@ -46,6 +50,13 @@ class Observed:
     elements_n: int
     mean_abs: float
     counts: Array
+    nonzero_n: int = 0
+    tiny_n: int = 0
+
+    @property
+    def tiny_share(self) -> float:
+        """Return the share of nonzero values below the least normal half."""
+        return self.tiny_n / max(1, self.nonzero_n)
 
     @property
     def absmax(self) -> float:
@@ -131,6 +142,8 @@ def _count(seen: Observed, array: Array) -> None:
     flat = array.reshape(-1)
     flat = flat[:: max(1, flat.size // _HISTOGRAM_MAX_N)]
     flat = flat[np.isfinite(flat)].astype(np.float64)
+    seen.nonzero_n += int(np.count_nonzero(flat))
+    seen.tiny_n += int(np.count_nonzero((np.abs(flat) < LEAST_NORMAL_HALF) & (flat != 0)))
     width = seen.high - seen.low
     if width <= 0:
         seen.counts[0] += flat.size

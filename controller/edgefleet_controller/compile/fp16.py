@@ -6,7 +6,7 @@ between casts in float32. So nodes are kept by what their tensors held on calibr
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -16,17 +16,19 @@ from onnxruntime.quantization.quant_utils import load_model_with_shape_infer
 from onnxruntime.transformers import float16
 
 from edgefleet_contract.artifact import TensorSpec
-from edgefleet_controller.compile import npz, preprocess
+from edgefleet_controller.compile import npz, onnx_check, preprocess
 from edgefleet_controller.compile.calibrate import OBSERVE_MAX_N, named_source, quantisation_faults
 from edgefleet_controller.compile.calibrate_judge import open_judge
-from edgefleet_controller.compile.calibrate_ranges import Observed, observe
+from edgefleet_controller.compile.calibrate_ranges import LEAST_NORMAL_HALF, Observed, observe
 from edgefleet_controller.compile.fault import CompileFaultError
 from edgefleet_controller.compile.protocol import BuildRequest, OptionValue
 
 MAX_HALF = 65_504.0
 HEADROOM = 8.0
 """Values on other inputs may be this many times those of the calibration samples."""
-LEAST_NORMAL_HALF = 6.104e-5
+_AMPLIFIERS = frozenset({"Log", "Sqrt", "Reciprocal", "Pow", "Div"})
+"""Operators after which a tiny value is no tiny one."""
+_MAX_TINY_SHARE = 0.1
 _SQUARES = frozenset(
     {"LayerNormalization", "InstanceNormalization", "GroupNormalization", "LpNormalization", "ReduceL2",
      "ReduceSumSquare", "SimplifiedLayerNormalization", "SkipLayerNormalization"}
@@ -56,7 +58,7 @@ def build(request: BuildRequest, inputs: tuple[TensorSpec, ...]) -> tuple[onnx.M
         sort_nodes(made.graph)
         judge = open_judge(request, inputs)
         score = judge.score(judge.run(made.SerializeToString()))
-    half_n = sum(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in _weights(made))
+    half_n = sum(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in onnx_check.all_tensors(made.graph))
     if half_n == 0:
         raise CompileFaultError("variant", "fp16 applies to float32 weights; it has none", family="unsupported")
     by_type = sorted({node.op_type for node in model.graph.node} & set(BLOCKED_OPERATORS))
@@ -67,6 +69,7 @@ def build(request: BuildRequest, inputs: tuple[TensorSpec, ...]) -> tuple[onnx.M
         "calibration": "ranges for overflow",
         "calibration_samples_n": len(feeds),
         "half_tensors_n": half_n,
+        "unobserved_branches_n": sum(1 for _ in onnx_check.inner_graphs(model.graph)),
         "sqnr_db": round(score.sqnr_db, 2),
     }
 
@@ -83,7 +86,30 @@ def prone(model: onnx.ModelProto, seen: Mapping[str, Observed]) -> dict[str, str
         if node.op_type == "Constant":
             constants |= dict.fromkeys(node.output, next(each.t for each in node.attribute if each.HasField("t")))
     found = {node.name: _why(node, seen, constants) for node in model.graph.node if node.op_type != "Constant"}
-    return {name: why for name, why in found.items() if why is not None}
+    return {**_vanishing(model, seen), **{name: why for name, why in found.items() if why is not None}}
+
+
+def _vanishing(model: onnx.ModelProto, seen: Mapping[str, Observed]) -> dict[str, str]:
+    """Return the nodes that make values too small for half precision which an amplifier then reads, and the amplifier.
+
+    Followed backwards as long as more than a tenth of a tensor's nonzero values are that small.
+    """
+    makers = {name: node for node in model.graph.node for name in node.output}
+    kept: dict[str, str] = {}
+    pending = [(node, node) for node in model.graph.node if node.op_type in _AMPLIFIERS]
+    while pending:
+        node, amplifier = pending.pop()
+        read = node.input[1:2] if node.op_type == "Div" and node is amplifier else node.input
+        for name in read:
+            if name not in seen or seen[name].tiny_share <= _MAX_TINY_SHARE:
+                continue
+            why = f"{seen[name].tiny_share:.0%} of {name} would vanish before {amplifier.op_type}"
+            kept.setdefault(node.name, why)
+            maker = makers.get(name)
+            if maker is not None and maker.name not in kept:
+                kept[maker.name] = why
+                pending.append((maker, amplifier))
+    return kept
 
 
 def _why(node: onnx.NodeProto, seen: Mapping[str, Observed], constants: Mapping[str, onnx.TensorProto]) -> str | None:
@@ -117,14 +143,6 @@ def _constant(tensor: onnx.TensorProto) -> str | None:
     if values.size == 1 and 0 < largest < LEAST_NORMAL_HALF:
         return f"is {largest:.3g}, which vanishes"
     return None
-
-
-def _weights(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    yield from model.graph.initializer
-    for node in model.graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("t"):
-                yield attribute.t
 
 
 def join_casts(graph: onnx.GraphProto) -> None:

@@ -43,6 +43,11 @@ def build(request: BuildRequest, inputs: tuple[TensorSpec, ...]) -> tuple[onnx.M
             family="unsupported",
         )
     tables_n = quantize_tables(model)
+    floats_n = sum(
+        int(np.prod(tensor.dims))
+        for tensor in model.graph.initializer
+        if tensor.data_type == onnx.TensorProto.FLOAT and not tensor.name.endswith("_scales")
+    )
     judge = open_judge(request, inputs)
     with calibrate.quantisation_faults():
         score = judge.score(judge.run(model.SerializeToString()))
@@ -50,6 +55,7 @@ def build(request: BuildRequest, inputs: tuple[TensorSpec, ...]) -> tuple[onnx.M
         "weights": f"int4 in blocks of {BLOCK_N}, zero point and searched scale a block",
         "quantised_nodes_n": layers_n,
         "quantised_weights_n": weights_n,
+        "quantised_weights_share": round(weights_n / max(1, weights_n + floats_n), 6),
         "int8_tables_n": tables_n,
         "judged_on_samples_n": len(judge.feeds),
         "sqnr_db": round(score.sqnr_db, 2),

@@ -235,6 +235,11 @@ def all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
     return _nodes(graph)
 
 
+def all_tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """Yield every weight of a graph, inner graphs included."""
+    return _tensors(graph)
+
+
 def check_weights(model: onnx.ModelProto) -> None:
     """Refuse weights that hold NaN, or infinity where they are multiplied.
 

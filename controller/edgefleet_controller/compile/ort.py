@@ -115,9 +115,10 @@ def _int8_dynamic(request: BuildRequest, model: onnx.ModelProto, inputs: Inputs)
             per_channel=True,
             reduce_range=True,  # for the reason given in `calibrate`
             weight_type=QuantType.QInt8,
+            extra_options={"EnableSubgraph": True},
         )
     made = onnx.load(out)
-    quantised_n = sum(node.op_type in _QUANTISED for node in made.graph.node)
+    quantised_n = sum(node.op_type in _QUANTISED for node in onnx_check.all_nodes(made.graph))
     if quantised_n == 0:
         raise CompileFaultError(
             "variant",

@@ -47,6 +47,26 @@ def test_a_constant_that_vanishes_in_half_keeps_its_node(quantised: Any) -> None
     assert kept == {"guard": "little is 1e-08, which vanishes"}
 
 
+def test_values_that_vanish_before_a_logarithm_stay_in_float32(quantised: Any, tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["small"], name="product"),
+        helper.make_node("Mul", ["small", "small"], ["power"], name="power"),
+        helper.make_node("Add", ["power", "floor"], ["safe"], name="safe"),
+        helper.make_node("Log", ["safe"], ["level"], name="log"),
+        helper.make_node("MatMul", ["level", "v"], ["y"], name="after"),
+    ]
+    weights = [quantised.tensor("w", np.eye(8) * 1e-3), quantised.tensor("v", np.eye(8)),
+               quantised.tensor("floor", np.full((), 1e-7))]  # fmt: skip
+    model = quantised.model_of(nodes, {"x": ["n", 8]}, {"y": ["n", 8]}, weights)
+    answer = ort.build(quantised.request_for(tmp_path, model, "ort/cpu/fp16", {"x": samples()}))
+    assert "would vanish before Log" in str(answer.options["kept_fp32"])
+    feeds = [{"x": each[None]} for each in samples()]
+    before = Session(model.SerializeToString()).run_all(feeds)
+    assert sqnr_db(before, Session(tmp_path / "out.onnx", optimise=False).run_all(feeds)) > 60
+    assert "after" not in fp16.prone(onnx.shape_inference.infer_shapes(model), observe(
+        onnx.shape_inference.infer_shapes(model), feeds))  # fmt: skip
+
+
 @pytest.mark.parametrize("factor", [1.0, 300.0])
 def test_the_file_has_float32_ends_half_weights_and_the_same_outputs(
     quantised: Any, tmp_path: Path, factor: float
@@ -74,6 +94,38 @@ def test_kept_nodes_that_follow_each_other_pass_float32(quantised: Any, tmp_path
         if node.op_type == "Cast" and helper.get_attribute_value(node.attribute[0]) == TensorProto.FLOAT:
             maker = makers.get(node.input[0])
             assert maker is None or maker.op_type != "Cast"
+
+
+def branching(quantised: Any) -> onnx.ModelProto:
+    """Return x f32[n, 8] → y: a product with its weight in both branches of an If."""
+    then, other = (
+        helper.make_graph(
+            [helper.make_node("MatMul", ["x", f"w{at}"], [f"r{at}"], name=f"product{at}")], f"b{at}", [],
+            [helper.make_tensor_value_info(f"r{at}", TensorProto.FLOAT, ["n", 8])],
+            [quantised.tensor(f"w{at}", np.random.default_rng(at).normal(size=(8, 8)))],
+        )
+        for at in range(2)
+    )  # fmt: skip
+    nodes = [
+        helper.make_node("ReduceSum", ["x"], ["total"], keepdims=0),
+        helper.make_node("Greater", ["total", "zero"], ["up"]),
+        helper.make_node("If", ["up"], ["y"], then_branch=then, else_branch=other),
+    ]
+    zero = quantised.tensor("zero", np.zeros(()))
+    return quantised.model_of(nodes, {"x": ["n", 8]}, {"y": ["n", 8]}, [zero])  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("variant", ["ort/cpu/fp16", "ort/cpu/int8-dynamic"])
+def test_weights_inside_branches_are_converted_too(quantised: Any, tmp_path: Path, variant: str) -> None:
+    model = branching(quantised)
+    answer = ort.build(quantised.request_for(tmp_path, model, variant, {"x": samples()}))
+    feeds = [{"x": each[None]} for each in samples()]
+    before, after = Session(model.SerializeToString()).run_all(feeds), Session(tmp_path / "out.onnx").run_all(feeds)
+    assert 30 < sqnr_db(before, after) < 120
+    if variant.endswith("fp16"):
+        assert answer.options["unobserved_branches_n"] == 2
+    else:
+        assert int(answer.options["fused_integer_nodes_n"]) >= 2
 
 
 def test_a_model_without_float_weights_is_unsupported(quantised: Any, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgefleet_controller.compile import mixed, ort, sensitivity
+from edgefleet_controller.compile import mixed, ort, sensitivity, steps
 from edgefleet_controller.compile.calibrate_qdq import QdqLayout, write_qdq
 from edgefleet_controller.compile.calibrate_ranges import observe, ranges_by
 from edgefleet_controller.compile.fault import CompileFaultError
 from edgefleet_controller.compile.sensitivity import Candidate
 from edgefleet_controller.compile.session import Session
+from edgefleet_controller.compile.steps import StepError
 
 
 def candidate(name: str, weight_bytes: int, noise: float) -> Candidate:
@@ -74,6 +76,23 @@ def test_a_model_whose_plain_int8_fails_its_metric_is_rescued_with_few_weights_i
     assert float(options["mixed_sqnr_db"]) > 25
     onnx.checker.check_model(onnx.load(tmp_path / "out.onnx"))
     assert "depthwise 2." in str(options["layer_noise_db"])
+
+
+def test_without_labels_the_trial_that_devices_will_hold_decides(quantised: Any, tmp_path: Path) -> None:
+    model = quantised.wide_range()
+    arrays = {"image": clear_images(quantised, model)}
+    options = ort.build(quantised.request_for(tmp_path, model, "ort/cpu/int8", arrays)).options
+    assert "output 'logits'" in str(options["plain_int8_misses"])
+    assert options["kept_float"] == "depthwise"
+
+
+def test_a_comparison_that_crashes_ends_the_build_instead_of_counting_as_a_miss(
+    quantised: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(steps, "WORKER_ARGV", (sys.executable, "-c", "import os; os.abort()"))
+    images = {"image": np.random.default_rng(0).normal(size=(64, 8, 8, 8)).astype(np.float32)}
+    with pytest.raises(StepError, match="SIGABRT"):
+        ort.build(quantised.request_for(tmp_path, quantised.wide_range(spread=1.0), "ort/cpu/int8", images))
 
 
 @pytest.mark.parametrize("variant", ["ort/cpu/int8", "ort/cpu/fp16", "ort/cpu/int4"])
