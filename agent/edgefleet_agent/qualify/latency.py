@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from dataclasses import dataclass
 
@@ -11,7 +10,7 @@ import numpy as np
 from edgefleet_agent.qualify.clocks import Clocks, CpuAccounts
 from edgefleet_agent.qualify.contention import MAX_DRIFT, MAX_PREEMPTED, Disturbance
 from edgefleet_agent.qualify.early_stopping import needed_queries
-from edgefleet_agent.qualify.latency_loop import Call, Samples, no_collection, take, take_scheduled
+from edgefleet_agent.qualify.latency_loop import RECOVERY_NS, Call, Samples, no_collection, take, take_scheduled
 from edgefleet_agent.qualify.latency_result import Run, Start, latency_result
 from edgefleet_agent.qualify.scenario import Schedule, schedule
 from edgefleet_agent.qualify.stats import Nanoseconds, quantile_interval
@@ -63,7 +62,7 @@ def measure_latency(
         warm_up = _warm_up(call, budget, clocks)
         planned = schedule(budget, max(1, warm_up.typical_ns))
         before, began_ns = clocks.accounts(), clocks.now_ns()
-        samples, stopped_by = _measure(call, budget, planned, warm_up.typical_ns, clocks)
+        samples, stopped_by, paused_ns = _measure(call, budget, planned, warm_up.typical_ns, clocks)
         ended_ns, after = clocks.now_ns(), clocks.accounts()
     duration_ns = max(1, ended_ns - began_ns)
     run = Run(
@@ -73,6 +72,7 @@ def measure_latency(
         samples_per_query=samples_n,
         disturbance=_disturbance(samples, before, after, duration_ns),
         duration_ns=duration_ns,
+        active_ns=max(1, duration_ns - paused_ns),
         warmup_n=warm_up.n,
         warmed_up=warm_up.steady,
         floor_ns=floor_ns,
@@ -112,30 +112,45 @@ def is_steady(samples: Nanoseconds) -> bool:
 
 def _measure(
     call: Call, budget: LatencyBudget, planned: Schedule | None, typical_ns: int, clocks: Clocks
-) -> tuple[Samples, StopReason]:
-    samples = Samples()
+) -> tuple[Samples, StopReason, int]:
+    """Return the samples, why there are no more, and how long the harness paused between them, in nanoseconds."""
+    samples, paused_ns = Samples(), 0
     began_ns = clocks.now_ns()
     least_ns = began_ns + int(budget.min_duration_s * _NS_PER_S)
     most_ns = began_ns + int(budget.max_duration_s * _NS_PER_S)
     max_n = max(budget.min_n, budget.max_n) if planned is None else len(planned.arrivals_ns)
-    if planned is not None:
-        planned = dataclasses.replace(planned, arrivals_ns=planned.arrivals_ns + began_ns)
+    arrivals_ns = None if planned is None else planned.arrivals_ns + began_ns
 
     def go_on(stop_n: int, deadline_ns: int) -> int:
-        if planned is None:
+        if arrivals_ns is None:
             return take(call, samples, stop_n, deadline_ns, clocks, typical_ns=typical_ns)
-        return take_scheduled(call, samples, planned.arrivals_ns, stop_n, deadline_ns, clocks)
+        return take_scheduled(call, samples, arrivals_ns, stop_n, deadline_ns, clocks)
 
     # The smallest n may take overtime; what comes after it may not.
     ended_ns = go_on(min(budget.min_n, max_n), began_ns + OVERTIME * (most_ns - began_ns))
     while samples.n < max_n and ended_ns < most_ns:
         if ended_ns >= least_ns and seen_enough(samples, budget.percentile):
-            return samples, StopReason.INTERVAL
+            return samples, StopReason.INTERVAL, paused_ns
         before_n = samples.n
+        pause_ns = _warm_again(call, clocks) - ended_ns
+        paused_ns += pause_ns
+        if arrivals_ns is not None:
+            # Nothing arrives while the harness computes: else its own pause would stand in the latencies.
+            arrivals_ns[before_n:] += pause_ns
         ended_ns = go_on(min(max_n, int(before_n * CHECK_GROWTH) + BLOCK_N), most_ns)
         if samples.n == before_n:
             break
-    return samples, StopReason.COUNT if samples.n >= max_n else StopReason.TIME
+    return samples, StopReason.COUNT if samples.n >= max_n else StopReason.TIME, paused_ns
+
+
+def _warm_again(call: Call, clocks: Clocks) -> int:
+    """Infer without recording until caches are as warm as before the harness used them; return the clock after it."""
+    until_ns = clocks.now_ns() + RECOVERY_NS
+    while True:
+        call()
+        now_ns = clocks.now_ns()
+        if now_ns >= until_ns:
+            return now_ns
 
 
 def seen_enough(samples: Samples, asked: float) -> bool:

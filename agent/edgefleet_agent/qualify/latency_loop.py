@@ -23,7 +23,7 @@ _DELAY_SHARE = 0.02
 """A wait for the CPU counts as a disturbance from 10 µs and 2 % of the sample on: less changes no percentile."""
 _WATCHED_NS = 50_000
 """Run delay is read for samples of at least 50 µs; for shorter ones reading it would take longer than it says."""
-_RECOVERY_NS = 2_000_000
+RECOVERY_NS = 2_000_000
 """Who had the CPU meanwhile left its caches cold: a chain of 12 MB of weights took 35 %, 13 %, 5 % and 2 % longer in
 the four inferences of 0.4 ms after a preemption, and as long as ever after 2 ms (`python -m bench contention`)."""
 _LEAD_NS = 3_000
@@ -72,12 +72,12 @@ class Samples:
         return disturbed
 
     def _recovering(self) -> NDArray[np.bool_]:
-        """Tell which samples began within `_RECOVERY_NS` after a preempted one had ended."""
+        """Tell which samples began within `RECOVERY_NS` after a preempted one had ended."""
         scheduled = len(self.due_ns) == self.n
         ended_ns = self.due_ns + self.wall_ns if scheduled else np.cumsum(self.wall_ns)
         last = np.maximum.accumulate(np.where(self.preempted, np.arange(self.n), -1))
         since_ns = ended_ns - self.service_ns - ended_ns[last]
-        return np.asarray((last >= 0) & (since_ns < _RECOVERY_NS), np.bool_)
+        return np.asarray((last >= 0) & (since_ns < RECOVERY_NS), np.bool_)
 
     def extend(self, wall_ns: array[int], late_ns: array[int], preempted: bytearray, n: int) -> None:
         """Add the first n of what a loop wrote down."""

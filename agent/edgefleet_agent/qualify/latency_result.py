@@ -36,7 +36,7 @@ class Start:
 
 @dataclass(frozen=True)
 class Run:
-    """Everything one run left behind."""
+    """Everything one run left behind; `active_ns` is its duration without the harness's own pauses."""
 
     samples: Samples
     budget: LatencyBudget
@@ -44,6 +44,7 @@ class Run:
     samples_per_query: int
     disturbance: Disturbance
     duration_ns: int
+    active_ns: int
     warmup_n: int
     warmed_up: bool
     floor_ns: int
@@ -123,7 +124,7 @@ def _unsure(run: Run) -> str | None:
 def _overload(run: Run) -> str | None:
     if run.schedule is None:
         return None
-    busy = float(run.samples.service_ns.sum()) / run.duration_ns
+    busy = float(run.samples.service_ns.sum()) / run.active_ns
     if busy <= MAX_BUSY:
         return None
     return f"busy {format_share(busy)} of the time: it cannot keep up with {run.schedule.rate_hz:.4g} queries a second"
@@ -136,7 +137,7 @@ def _throughput(run: Run) -> tuple[float, tuple[float, float] | None]:
     """
     samples = run.samples
     if run.schedule is not None:
-        return samples.n * run.samples_per_query * _NS_PER_S / run.duration_ns, None
+        return samples.n * run.samples_per_query * _NS_PER_S / run.active_ns, None
     mean_ns, interval_ns = mean_interval(samples.wall_ns)
     if mean_ns <= 0.0:
         return 0.0, None
