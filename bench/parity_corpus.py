@@ -1,4 +1,4 @@
-"""A corpus of pairs of outputs from real models on real data: honest artifacts that must pass, broken ones that must fail.
+"""Pairs of outputs from real models on real data: honest artifacts, which must pass, and broken ones, which must fail.
 
 Outputs were recorded from eight models (tests/data/parity/README.md says which and how); defects are either recorded
 from a broken run of the model, or made of an honest artifact's outputs as the fault would make them.
@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import EllipsisType
 from typing import Any
 
 import numpy as np
@@ -150,9 +151,11 @@ def _in_pixels(outputs: Mapping[str, Array]) -> Array:
 
 
 Fault = Callable[[Array], Array]
+Place = int | EllipsisType | tuple[int | slice, ...]
+"""What NumPy takes between brackets."""
 
 
-def put(place: Any, value: float) -> Fault:
+def put(place: Place, value: float) -> Fault:
     """Return a fault that sets elements."""
 
     def fault(values: Array) -> Array:
@@ -162,7 +165,7 @@ def put(place: Any, value: float) -> Fault:
     return fault
 
 
-def scaled(place: Any, factor: float) -> Fault:
+def scaled(place: Place, factor: float) -> Fault:
     """Return a fault that scales elements."""
 
     def fault(values: Array) -> Array:
@@ -172,7 +175,7 @@ def scaled(place: Any, factor: float) -> Fault:
     return fault
 
 
-def moved(source: Any, target: Any) -> Fault:
+def moved(source: Place, target: Place) -> Fault:
     """Return a fault that copies elements over others."""
 
     def fault(values: Array) -> Array:
@@ -239,7 +242,6 @@ def quantised(bits: int) -> Fault:
     return fault
 
 
-_MIDDLE = (slice(None), slice(20, None))
 FAULTS: tuple[tuple[str, str, str, Fault], ...] = (
     ("digits", "fp32:none", "one NaN", put((7, 3), np.nan)),
     ("digits", "int8:pct", "one infinity", put((7, 3), np.inf)),
