@@ -272,6 +272,20 @@ def takes_whole(made: onnx.ModelProto) -> bool:
     return bool(vendor.OnnxParser(network, logger).parse(made.SerializeToString()))
 
 
+def test_types_are_carried_on_behind_a_node_nobody_knows() -> None:
+    """What a custom node gives has no inferred type, nor has anything behind it, until one is assumed."""
+    nodes = [
+        node("Custom", ["x"], ["a"], name="custom", domain="mine"),
+        node("Sigmoid", ["a"], ["b"], name="fine"),
+        *BAD["zero-point"]("zero-point", "b", "c"),
+        node("ReduceMax", ["c"], ["d"], name="fine-too", keepdims=0),
+        *BAD["zero-point"]("scalar", "d", "y"),
+    ]
+    made = model(nodes, weights=[tensor("scale", 0.1), tensor("three", 3, np.int8)])
+    found = Parser(trt_vendor.load()).refusals(with_shapes(made))
+    assert sorted(found) == [0, 2, 3, 5, 6]
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_what_we_call_taken_of_onnxs_own_test_models_is_what_the_parser_imports() -> None:
