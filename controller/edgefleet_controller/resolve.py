@@ -11,6 +11,7 @@ from typing import Literal
 from edgefleet_contract.base import ByteCount, Digest
 from edgefleet_contract.errors import Location, ManifestError
 from edgefleet_contract.units import format_bytes
+from edgefleet_controller.compile.sources import wrong_folder, wrong_source
 from edgefleet_controller.load import LoadedManifest, raise_problems
 from edgefleet_controller.words import nearest, shorten
 
@@ -79,6 +80,8 @@ def _place(root: Path, named: _Named) -> Path:
             raise _problem(named, f"the path leaves the manifest's folder, to {real}", "move the file into it")
         if not real.exists():
             raise _missing(named, real)
+        if real.is_dir() and named.kind == "source" and (wrong := wrong_folder(_names(real))) is not None:
+            raise _problem(named, f"{real} {wrong[0]}", wrong[1])
         if not real.is_file():
             raise _problem(named, f"not a regular file: {real}", "name the file itself")
     except (OSError, RuntimeError, ValueError) as error:
@@ -101,10 +104,12 @@ def _missing(named: _Named, real: Path) -> ManifestError:
 
 
 def _near_file(real: Path) -> str | None:
-    if not real.parent.is_dir():
-        return None
-    names = [entry.name for entry, _ in zip(real.parent.iterdir(), range(_NEAR_FILES), strict=False)]
-    return nearest(real.name, names)
+    return nearest(real.name, _names(real.parent)) if real.parent.is_dir() else None
+
+
+def _names(folder: Path) -> list[str]:
+    """Return names of a folder's entries, at most `_NEAR_FILES`."""
+    return [entry.name for entry, _ in zip(folder.iterdir(), range(_NEAR_FILES), strict=False)]
 
 
 def _check_header(path: Path, named: _Named) -> None:
@@ -119,16 +124,16 @@ def _check_header(path: Path, named: _Named) -> None:
     if size_bytes > limit_bytes:
         size, limit = format_bytes(size_bytes), format_bytes(limit_bytes)
         raise _problem(named, f"{path} has {size}; allowed: {limit}", "make it smaller")
-    wrong = _wrong_content(head, named.kind)
+    wrong = _wrong_content(path.name, head, named.kind)
     if wrong is not None:
         raise _problem(named, f"{path} {wrong[0]}", wrong[1])
 
 
-def _wrong_content(head: bytes, kind: Kind) -> tuple[str, str] | None:
+def _wrong_content(name: str, head: bytes, kind: Kind) -> tuple[str, str] | None:
     """Return what a file's first bytes show it to be and what to do about it, or None when nothing speaks against it.
 
-    Magic numbers: Git LFS pointer specification v1; PKZIP APPNOTE 4.3.7; NumPy format `\\x93NUMPY`; TFLite's file
-    identifier `TFL3` at byte 4; HDF5 format 3.0, section II.A.
+    Magic numbers: Git LFS pointer specification v1; PKZIP APPNOTE 4.3.7; NumPy format `\\x93NUMPY`; those of models
+    stand in `compile.sources`.
     """
     if not head:
         return "is empty", "was it copied or downloaded fully?"
@@ -136,15 +141,7 @@ def _wrong_content(head: bytes, kind: Kind) -> tuple[str, str] | None:
         return "is a Git LFS pointer, not the file itself", "run `git lfs pull`"
     if head.lstrip()[:15].lower().startswith((b"<!doctype", b"<html", b"<?xml")):
         return "is a web page, not the file itself", "download the file again, by its raw address"
-    return _wrong_source(head) if kind == "source" else _wrong_samples(head)
-
-
-def _wrong_source(head: bytes) -> tuple[str, str] | None:
-    if head.startswith(b"PK"):
-        return "is a ZIP file (`.npz`, `.pt`?), not an ONNX model", "export the model to ONNX"
-    if head[4:8] == b"TFL3" or head.startswith((b"\x89HDF", b"\x93NUMPY")):
-        return "is a model or array of another format, not an ONNX model", "export the model to ONNX"
-    return None
+    return wrong_source(name, head) if kind == "source" else _wrong_samples(head)
 
 
 def _wrong_samples(head: bytes) -> tuple[str, str] | None:

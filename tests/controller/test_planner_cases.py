@@ -89,7 +89,12 @@ def plan_of(case: Case) -> Plan:
     manifest = Manifest.model_validate(case["manifest"])
     given = case.get("models", {})
     models = {
-        name: ModelFacts(has_labels=given.get(name, {}).get("labels", True), n_samples=100) for name in manifest.models
+        name: ModelFacts(
+            has_labels=given.get(name, {}).get("labels", True),
+            n_samples=100,
+            own_chains=given.get(name, {}).get("own_chains"),
+        )
+        for name in manifest.models
     }
     devices = [facts_of(entry) for entry in case["devices"]]
     return plan(manifest, devices, BuilderFacts(frozenset(case.get("builder", BUILDABLE))), models)

@@ -147,10 +147,38 @@ def test_content_that_is_no_data_at_all_is_refused(root: Path, content: bytes, w
         assert error.next_step
 
 
-@pytest.mark.parametrize("content", [NPZ, b"\x1c\0\0\0TFL3", b"\x89HDF\r\n", b"\x93NUMPY\1\0"])
-def test_a_source_of_another_format_is_refused(root: Path, content: bytes) -> None:
-    (root / "wrong").write_bytes(content)
-    assert "not an ONNX model" in problem(root, source="wrong").message
+@pytest.mark.parametrize(
+    ("name", "content", "words", "step"),
+    [
+        ("wrong", NPZ, "a ZIP archive", "name the model's file"),
+        ("m.keras", NPZ, "a Keras model", "tf2onnx"),
+        ("m.pth", NPZ, "a PyTorch file", "torch."),
+        ("m.h5", b"\x89HDF\r\n", "a Keras file", "tf2onnx"),
+        ("m.pt", b"\x80\x02\x8a\n", "never loaded", "torch."),
+        ("m.npy", b"\x93NUMPY\1\0", "a NumPy array", "name the model's file"),
+    ],
+)
+def test_a_source_of_another_format_is_refused_with_how_to_convert_it(
+    root: Path, name: str, content: bytes, words: str, step: str
+) -> None:
+    (root / name).write_bytes(content)
+    error = problem(root, source=name)
+    assert words in error.message
+    assert ".tflite" in error.message
+    assert step in (error.next_step or "")
+
+
+def test_a_saved_model_is_refused_with_how_to_convert_it(root: Path) -> None:
+    (root / "saved").mkdir()
+    (root / "saved" / "saved_model.pb").write_bytes(b"x")
+    error = problem(root, source="saved")
+    assert "a TensorFlow SavedModel" in error.message
+    assert "--saved-model" in (error.next_step or "")
+
+
+def test_a_tflite_file_is_a_source(root: Path) -> None:
+    (root / "m.tflite").write_bytes(b"\x1c\0\0\0TFL3")
+    assert "m.tflite" in resolve_files(manifest(root, source="m.tflite"))
 
 
 @pytest.mark.parametrize("content", [ONNX, b"\x93NUMPY\1\0", b"a,b\n1,2\n"])

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import typer
 
@@ -13,11 +14,13 @@ from edgefleet_controller.cli.errors import build as record
 from edgefleet_controller.cli.output import FormatOption
 
 if TYPE_CHECKING:
+    from edgefleet_controller.build import BuildProgress
     from edgefleet_controller.cli.settings import Settings
-    from edgefleet_controller.workbench import BuildReport, Wanted, Workbench
+    from edgefleet_controller.workbench import Wanted
 
+T = TypeVar("T")
 ALL_VARIANTS = "all"
-_MANIFESTS = frozenset({".yaml", ".yml"})
+MANIFESTS = frozenset({".yaml", ".yml"})
 TaskChoice = Literal["classification", "detection", "embedding", "segmentation", "sequence", "regression"]
 
 
@@ -53,13 +56,13 @@ def build(
     from edgefleet_controller.workbench import Workbench
 
     settings: Settings = ctx.obj
-    if file.suffix in _MANIFESTS:
+    if file.suffix in MANIFESTS:
         _refuse_model_options(samples=samples, calibration=calibration, task=task, preprocess_from=preprocess_from)
-        wanted = _of_manifest(file, variant)
+        wanted = of_manifest(file, variants_of(variant))
     else:
-        wanted = [_of_model(file, samples, calibration, variant, task, preprocess_from)]
+        wanted = [of_model(file, samples, calibration, variants_of(variant), task, preprocess_from)]
     bench = Workbench(settings.home(file), workers)
-    report = _with_progress(bench, wanted, out)
+    report = with_events(lambda tell: bench.build(wanted, tell, out))
     output.emit(report, form, lambda console: draw_builds(console, report))
     raise typer.Exit(report.exit_code)
 
@@ -83,17 +86,16 @@ def export(
 
 
 def variants_of(given: list[str] | None) -> tuple[str, ...]:
-    """Return the variants the user asked for; none given: those of the built-in chains.
+    """Return the variants the user asked for; none where none was given: each model's source then decides.
 
     Raises:
         UserInputError: not a variant.
     """
     from edgefleet_contract.variant import parse_variant
     from edgefleet_controller.compile.registry import all_buildable
-    from edgefleet_controller.workbench import default_variants
 
     if not given:
-        return default_variants()
+        return ()
     if ALL_VARIANTS in given:
         return all_buildable()
     try:
@@ -103,25 +105,26 @@ def variants_of(given: list[str] | None) -> tuple[str, ...]:
         raise UserInputError(msg) from error
 
 
-def _of_manifest(file: Path, variant: list[str] | None) -> list[Wanted]:
+def of_manifest(file: Path, variants: tuple[str, ...]) -> list[Wanted]:
+    """Return every model of a manifest, to be built as these variants. Raises ManifestError."""
     from edgefleet_controller.load import load_manifest
     from edgefleet_controller.resolve import resolve_files
     from edgefleet_controller.workbench import Wanted
 
     loaded = load_manifest(file)
     files = {text: found.path for text, found in resolve_files(loaded).items()}
-    variants = variants_of(variant)
     return [Wanted(name, spec, files, variants) for name, spec in loaded.manifest.models.items()]
 
 
-def _of_model(
+def of_model(
     file: Path,
     samples: Path | None,
     calibration: Path | None,
-    variant: list[str] | None,
+    variants: tuple[str, ...],
     task: str | None,
     preprocess_from: str | None,
 ) -> Wanted:
+    """Return a model file, to be built as these variants. Raises UserInputError naming the argument that is wrong."""
     from edgefleet_contract.manifest import ModelSpec
     from edgefleet_controller.cli.options import preprocess_of
     from edgefleet_controller.workbench import RANDOM_SAMPLES, Wanted, model_name
@@ -137,7 +140,7 @@ def _of_model(
         task=task,
         preprocess=preprocess_of(preprocess_from),
     )
-    return Wanted(model_name(file), spec, files, variants_of(variant), random=samples is None)
+    return Wanted(model_name(file), spec, files, variants, random=samples is None)
 
 
 def _refuse_model_options(**given: object) -> None:
@@ -153,15 +156,15 @@ def _existing(path: Path, what: str) -> Path:
     return Path(existing_file(path, what))
 
 
-def _with_progress(bench: Workbench, wanted: list[Wanted], out: Path | None) -> BuildReport:
+def with_events(work: Callable[[BuildProgress], T]) -> T:
+    """Do work that tells how far it is, and show that."""
     from edgefleet_controller.api import ProgressEvent
     from edgefleet_controller.cli.progress import progress_view
 
     with progress_view() as view:
 
-        def tell(_stage: str, key: str, text: str, done: float, total: float) -> None:
-            view.show(
-                ProgressEvent(id=0, at_ns=0, stage="build", key=key, text=text, done=done, total=total, unit="steps")
-            )
+        def tell(stage: str, key: str, text: str, done: float, total: float) -> None:
+            told = {"stage": stage, "key": key, "text": text, "done": done, "total": total, "unit": "steps"}
+            view.show(ProgressEvent.model_validate({"id": 0, "at_ns": 0, **told}))
 
-        return bench.build(wanted, tell, out)
+        return work(tell)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import sys
+from pathlib import Path
 
 from pydantic import TypeAdapter
 
@@ -54,9 +55,15 @@ def _do(asked: IngestRequest | BuildRequest | RandomSamplesRequest | CoverageReq
         from edgefleet_controller.compile.coverage import coverage
 
         return CoverageAnswer(coverage=coverage(asked))
-    module = importlib.import_module(registry.target_of(parse_variant(asked.variant)).module)
+    module = importlib.import_module(_module_of(asked))
     answer: CompileAnswer = module.build(asked)
     return answer
+
+
+def _module_of(asked: BuildRequest) -> str:
+    if Path(asked.source).suffix == ".tflite":
+        return "edgefleet_controller.compile.tflite.as_is"
+    return registry.target_of(parse_variant(asked.variant)).module
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from edgefleet_controller.compile.key import check_key, tool_versions
 from edgefleet_controller.compile.locks import locked
 from edgefleet_controller.compile.protocol import IngestRequest, SamplesFile
 from edgefleet_controller.compile.records import CheckedModel
+from edgefleet_controller.compile.sources import FILE_NAMES, format_of
 from edgefleet_controller.compile.steps import StepError, Steps, keep_for_reproduction
 
 SAMPLES_FILE = "samples.npz"
@@ -102,8 +103,7 @@ class Checker:
         self._work_dir.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix="check-", dir=self._work_dir) as folder:
             work = Path(folder)
-            source = work / "source.onnx"
-            self._blobs.materialise(_file(name, spec.source, files).digest, source)
+            source = self._source(_file(name, spec.source, files).digest, work)
             request = IngestRequest(
                 model=name,
                 source=str(source),
@@ -132,6 +132,13 @@ class Checker:
                 task=spec.task,
                 license=spec.license,
             )
+
+    def _source(self, digest: str, work: Path) -> Path:
+        """Lay the source out under a name that tells its format."""
+        given = work / "given-source"
+        self._blobs.materialise(digest, given)
+        with given.open("rb") as stream:
+            return given.rename(work / FILE_NAMES[format_of(stream.read(16))])
 
     def _samples(self, name: str, spec: SamplesSpec, dest: Path, files: Mapping[str, FileRef]) -> SamplesFile:
         self._blobs.materialise(_file(name, spec.file, files).digest, dest)

@@ -15,6 +15,7 @@ from edgefleet_contract.artifact import (
     Provenance,
     TensorSpec,
 )
+from edgefleet_contract.base import clip_reason
 from edgefleet_contract.coverage import Coverage, Placed
 from edgefleet_contract.evidence import ParityVerdict
 from edgefleet_contract.job import CompareAnswer
@@ -95,6 +96,46 @@ def ran(checked: CheckedModel, variant: str, ran_as: str, answer: CompareAnswer)
         metric_reference=metric.reference if metric else None,
         metric_measured=metric.measured if metric else None,
         reason="the samples were drawn at random, which proves little" if random else answer.reason,
+    )
+
+
+def self_check(
+    checked: CheckedModel, variant: str, ran_as: str, answer: CompareAnswer | None, problem: str | None
+) -> HostCheck:
+    """Return the check of an artifact that is its own source.
+
+    Args:
+        checked: the model and its samples.
+        variant: what was built.
+        ran_as: whose outputs were compared with the reference's.
+        answer: how they compared; None where nothing else could run it.
+        problem: why nothing else could, where something should have.
+    """
+    drawn = " on samples drawn at random" if checked.samples_level == "random" else ""
+    kind = f"the file is its own source, so this says nothing of its answers: {checked.model.reference} ran it{drawn}"
+    if answer is None:
+        why = f"{kind}; {problem}" if problem else f"{kind}, and no other kernels on the builder can"
+        return HostCheck(
+            level=EvidenceLevel.EXECUTED_ON_DEVICE if checked.model.reference == variant else EvidenceLevel.EMULATED,
+            ran_as=ran_as,
+            verdict="weak" if problem or checked.samples_level == "random" else "pass",
+            n_samples=checked.samples_record.golden_n,
+            agreement=1.0,
+            reason=clip_reason(why),
+        )
+    metric, failed = answer.parity.metric, answer.verdict is ParityVerdict.FAIL
+    said = f"{kind}, and {ran_as} {'disagrees: ' + (answer.reason or 'no reason given') if failed else 'agrees'}"
+    weak = failed or answer.verdict is ParityVerdict.WEAK or checked.samples_level == "random"
+    return HostCheck(
+        level=EvidenceLevel.EXECUTED_ON_DEVICE if checked.model.reference == variant else EvidenceLevel.EMULATED,
+        ran_as=ran_as,
+        verdict="weak" if weak else "pass",
+        n_samples=answer.parity.n_samples,
+        agreement=answer.parity.agreement,
+        worst_sqnr_db=answer.parity.worst_sqnr_db,
+        metric_reference=metric.reference if metric else None,
+        metric_measured=metric.measured if metric else None,
+        reason=clip_reason(said),
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from edgefleet_controller.compile import ingest_behaviour as behaviour
 from edgefleet_controller.compile import onnx_check, preprocess, samples, shapes, split
 from edgefleet_controller.compile.fault import CompileFaultError
+from edgefleet_controller.compile.ingest_behaviour import Runnable
 from edgefleet_controller.compile.protocol import IngestAnswer, IngestRequest, ModelRecord, SamplesRecord
 from edgefleet_controller.compile.samples import Samples
 
@@ -22,9 +23,7 @@ def ingest(request: IngestRequest) -> IngestAnswer:
         CompileFaultError: the model or its samples are not usable; nothing of worth was written.
     """
     source = Path(request.source)
-    model = onnx_check.load(source)
-    record = onnx_check.record(model, _digest(source))
-    onnx_check.check_weights(model)
+    record, runnable = _open_tflite(source) if source.suffix == ".tflite" else _open_onnx(source)
     samples.check_preprocess(record.inputs, request.preprocess)
     given = samples.load(request.samples, record.inputs, request.preprocess, "samples", top1=request.top1)
     samples.check_classes(given.labels, record.outputs)
@@ -32,7 +31,7 @@ def ingest(request: IngestRequest) -> IngestAnswer:
     fault = shapes.dynamic_fault(record.inputs, {name: each.shape for name, each in first.items()}, request.dynamic)
     if fault is not None:
         raise CompileFaultError("dynamic", fault)
-    output_bytes = behaviour.try_samples(model, source, given, record, request.preprocess)
+    output_bytes = behaviour.try_samples(runnable, given, record, request.preprocess)
     golden, calibration, overlaps = _divide(request, record, given, output_bytes)
     golden.write(Path(request.out_dir, SAMPLES_FILE))
     calibration.write(Path(request.out_dir, CALIBRATION_FILE))
@@ -47,6 +46,19 @@ def ingest(request: IngestRequest) -> IngestAnswer:
             golden_bytes=golden.sample_bytes * golden.count_n,
         ),
     )
+
+
+def _open_onnx(source: Path) -> tuple[ModelRecord, Runnable]:
+    model = onnx_check.load(source)
+    record = onnx_check.record(model, _digest(source))
+    onnx_check.check_weights(model)
+    return record, behaviour.onnx_runnable(model, source)
+
+
+def _open_tflite(source: Path) -> tuple[ModelRecord, Runnable]:
+    from edgefleet_controller.compile.tflite import given
+
+    return given.open_source(source.read_bytes(), _digest(source))
 
 
 def _divide(

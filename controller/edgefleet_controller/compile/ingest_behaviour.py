@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import onnx
@@ -21,46 +24,75 @@ _RANDOM = frozenset(
 )
 
 
-def try_samples(
-    model: onnx.ModelProto, source: Path, given: Samples, record: ModelRecord, transforms: Transforms
-) -> int:
+class Runner(Protocol):
+    """A loaded source."""
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """The outputs, in the source's order."""
+        ...
+
+    def run(self, feeds: Arrays) -> list[Array]:
+        """Return the outputs for one set of inputs."""
+        ...
+
+
+@dataclass(frozen=True)
+class Runnable:
+    """A source that can be run.
+
+    Attributes:
+        open: loads it; where its model keeps state, each one loaded starts fresh.
+        errors: what a run may raise.
+        drawn: nodes that draw at random, in words.
+    """
+
+    open: Callable[[], Runner]
+    errors: tuple[type[Exception], ...]
+    drawn: tuple[str, ...] = ()
+
+
+def onnx_runnable(model: onnx.ModelProto, source: Path) -> Runnable:
+    """Return an ONNX model as what can be tried; it keeps no state, so it is loaded once."""
+    drawn = tuple(
+        f"{node.name or node.output[0]!r} ({node.op_type})"
+        for node in onnx_check.all_nodes(model.graph)
+        if node.op_type in _RANDOM
+    )
+    return Runnable(functools.cache(lambda: session.open_source(source)), session.RUNTIME_ERRORS, drawn)
+
+
+def try_samples(source: Runnable, given: Samples, record: ModelRecord, transforms: Transforms) -> int:
     """Run the first samples through a model; return the size of one sample's outputs in bytes.
 
     Raises:
         CompileFaultError: they do not run; two runs of one sample differ (nondeterministic); outputs are NaN for every
             sample; or the shape of an output depends on the data.
     """
-    runner = session.open_source(source)
+    runner = source.open()
     feeds = list(islice(preprocess.batches(given.arrays, record.inputs, transforms), _TRIED_N))
-    runs = [_run(runner, feed, index) for index, feed in enumerate(feeds)]
-    _check_repeats(model, runner.output_names, runs[0], _run(runner, feeds[0], 0))
+    runs = [_run(source, runner, feed, index) for index, feed in enumerate(feeds)]
+    _check_repeats(source, runner.output_names, runs[0], _run(source, source.open(), feeds[0], 0))
     _check_shapes(runner.output_names, runs)
     _check_numbers(runner.output_names, runs)
     return sum(output.nbytes for output in runs[0])
 
 
-def _run(runner: session.Session, feed: Arrays, index: int) -> list[Array]:
+def _run(source: Runnable, runner: Runner, feed: Arrays, index: int) -> list[Array]:
     try:
         return runner.run(feed)
-    except session.RUNTIME_ERRORS as error:
+    except source.errors as error:
         which = "the first sample" if index == 0 else f"sample {index}"
         raise CompileFaultError(
             "samples", f"do not run through the model: {which} gives {session.short(error)}"
         ) from error
 
 
-def _check_repeats(
-    model: onnx.ModelProto, names: Sequence[str], first: Sequence[Array], again: Sequence[Array]
-) -> None:
+def _check_repeats(source: Runnable, names: Sequence[str], first: Sequence[Array], again: Sequence[Array]) -> None:
     for name, left, right in zip(names, first, again, strict=True):
         if left.shape == right.shape and np.array_equal(left, right, equal_nan=left.dtype.kind == "f"):
             continue
-        drawn = [
-            f"{node.name or node.output[0]!r} ({node.op_type})"
-            for node in onnx_check.all_nodes(model.graph)
-            if node.op_type in _RANDOM
-        ]
-        cause = f"; nodes that draw at random: {', '.join(drawn[:5])}" if drawn else ""
+        cause = f"; nodes that draw at random: {', '.join(source.drawn[:5])}" if source.drawn else ""
         raise CompileFaultError(
             "source",
             f"is nondeterministic: two runs of one sample give unlike outputs {name!r}{cause}",

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from edgefleet_contract.artifact import TensorSpec
-from edgefleet_controller.compile import npz, onnx_check
+from edgefleet_controller.compile import npz, onnx_check, sources
 from edgefleet_controller.compile.fault import CompileFaultError
 from edgefleet_controller.compile.npz import Array
 from edgefleet_controller.compile.protocol import RandomSamplesAnswer, RandomSamplesRequest
@@ -26,10 +26,20 @@ def draw(request: RandomSamplesRequest) -> RandomSamplesAnswer:
         CompileFaultError: the model cannot be read, or an input has a dynamic axis beside its first: its size is
             the user's to say.
     """
-    inputs, _ = onnx_check.io_specs(onnx_check.load(Path(request.source)))
+    inputs = _inputs(Path(request.source))
     generator = np.random.default_rng(_SEED)
     npz.write(Path(request.out), {spec.name: _draw(spec, generator) for spec in inputs})
     return RandomSamplesAnswer(samples_n=SAMPLES_N)
+
+
+def _inputs(source: Path) -> tuple[TensorSpec, ...]:
+    with source.open("rb") as stream:
+        is_tflite = sources.format_of(stream.read(16)) == "tflite"
+    if is_tflite:
+        from edgefleet_controller.compile.tflite import given
+
+        return given.specs(source)[0]
+    return onnx_check.io_specs(onnx_check.load(source))[0]
 
 
 def _draw(spec: TensorSpec, generator: np.random.Generator) -> Array:

@@ -49,7 +49,9 @@ class BuilderFacts:
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What is known of a model's samples."""
+    """What is known of a model's source and samples."""
 
     has_labels: bool
     n_samples: int
+    own_chains: Mapping[str, tuple[str, ...]] | None = None
+    """Built-in class → default chain, for a source the usual ones do not fit."""

@@ -99,13 +99,14 @@ def plan(
     claims: dict[tuple[str, str], ModelPlan] = {}
     classes = class_selectors(manifest)
     for index, deployment in enumerate(manifest.deployments):
+        own_chains = models[deployment.model].own_chains or DEFAULT_CHAINS
         metric = _metric(deployment.model, manifest.models[deployment.model], models[deployment.model])
         for facts in select_devices(index, deployment, classes, devices):
             key = (facts.name, deployment.model)
             if key in claims:
                 raise _conflict(index, claims[key].deployment, facts.name, deployment)
             claims[key] = _model_plan(
-                index, manifest, metric, _wanted_chain(deployment, classes, facts), facts, builder
+                index, manifest, metric, _wanted_chain(deployment, classes, facts, own_chains), facts, builder
             )
     parts = tuple(
         DevicePlan(
@@ -139,14 +140,19 @@ def _conflict(index: int, earlier: int, device: str, deployment: DeploymentSpec)
     )
 
 
-def _wanted_chain(deployment: DeploymentSpec, classes: Mapping[str, Selector], facts: DeviceFacts) -> tuple[str, ...]:
+def _wanted_chain(
+    deployment: DeploymentSpec,
+    classes: Mapping[str, Selector],
+    facts: DeviceFacts,
+    defaults: Mapping[str, tuple[str, ...]],
+) -> tuple[str, ...]:
     """Return the chain the manifest wants on a device; of chains by class, the first class it is of decides."""
     if isinstance(deployment.chain, tuple):
         return deployment.chain
     labels, chains = facts.selectable, deployment.chain or {}
     fitting = (name for name in lookup_order(deployment, classes) if name in chains and classes[name].matches(labels))
     name = next(fitting, None)
-    return DEFAULT_CHAINS[builtin_class(labels)] if name is None else chains[name]
+    return defaults[builtin_class(labels)] if name is None else chains[name]
 
 
 def _model_plan(

@@ -20,12 +20,21 @@ class RefusedError(Exception):
 
 @dataclass(frozen=True)
 class Port:
-    """An input or output of a file."""
+    """An input or output of a file.
+
+    Attributes:
+        name: as the file spells it.
+        shape: sizes as they are allocated.
+        dtype: numpy's name of it.
+        index: the tensor's place in the graph.
+        declared: sizes as the file declares them; one that may change is -1.
+    """
 
     name: str
     shape: tuple[int, ...]
     dtype: str
     index: int
+    declared: tuple[int, ...] = ()
 
 
 class Interpreter:
@@ -35,16 +44,20 @@ class Interpreter:
         data: the file.
         delegate: whether XNNPACK may take what it can, as it does on devices; a graph it cannot prepare is tried again
             without it. `delegated` tells whether it still does.
+        shapes: tensor index of an input → its sizes, where they differ from the file's.
 
     Raises:
         RefusedError: the file cannot be prepared.
     """
 
-    def __init__(self, data: bytes, *, delegate: bool = True) -> None:
+    def __init__(
+        self, data: bytes, *, delegate: bool = True, shapes: Mapping[int, tuple[int, ...]] | None = None
+    ) -> None:
         self._data = data
+        self._shapes = shapes or {}
         self.delegated = delegate
         try:
-            self._interpreter = _prepared(data, delegate=delegate)
+            self._interpreter = _prepared(data, self._shapes, delegate=delegate)
         except (RuntimeError, ValueError) as error:
             if not delegate:
                 raise RefusedError(short(error)) from error
@@ -74,7 +87,7 @@ class Interpreter:
     def _do_without(self) -> None:
         self.delegated = False
         try:
-            self._interpreter = _prepared(self._data, delegate=False)
+            self._interpreter = _prepared(self._data, self._shapes, delegate=False)
         except (RuntimeError, ValueError) as error:
             raise RefusedError(short(error)) from error
 
@@ -84,19 +97,23 @@ class Interpreter:
         return [np.stack(column) for column in columns]
 
 
-def _prepared(data: bytes, *, delegate: bool) -> LiteRtInterpreter:
+def _prepared(data: bytes, shapes: Mapping[int, tuple[int, ...]], *, delegate: bool) -> LiteRtInterpreter:
     from ai_edge_litert.interpreter import Interpreter as LiteRt
     from ai_edge_litert.interpreter import OpResolverType
 
     resolver = OpResolverType.AUTO if delegate else OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
     made = LiteRt(model_content=data, num_threads=1, experimental_op_resolver_type=resolver)
+    for index, shape in shapes.items():
+        made.resize_tensor_input(index, shape)
     made.allocate_tensors()
     return made
 
 
 def _port(details: Mapping[str, Any]) -> Port:
     shape = tuple(int(size) for size in details["shape"])
-    return Port(str(details["name"]), shape, np.dtype(details["dtype"]).name, int(details["index"]))
+    declared = tuple(int(size) for size in details.get("shape_signature", ()))
+    declared = declared if len(declared) == len(shape) else shape
+    return Port(str(details["name"]), shape, np.dtype(details["dtype"]).name, int(details["index"]), declared)
 
 
 def short(error: Exception, limit_chars: int = 300) -> str:
