@@ -15,12 +15,14 @@ from edgefleet_contract.base import ByteCount, Digest, Name, Reason, Record, can
 from edgefleet_contract.errors import UserInputError
 from edgefleet_contract.evidence import Verdict
 from edgefleet_contract.manifest import ModelSpec
+from edgefleet_contract.tuning import Recipe
 from edgefleet_contract.variant import VariantName
 from edgefleet_controller.api import FileRef
 from edgefleet_controller.blobs import BlobStore
 from edgefleet_controller.build import Builder, BuildProgress, Built, CheckedModel, NotBuilt
 from edgefleet_controller.compile.cache import FolderBuildCache
 from edgefleet_controller.compile.protocol import RandomSamplesRequest
+from edgefleet_controller.compile.sources import own_chains
 from edgefleet_controller.compile.steps import ChildSteps, StepError
 from edgefleet_controller.planner import DEFAULT_CHAINS
 from edgefleet_controller.stack.home import FleetHome
@@ -71,7 +73,7 @@ class Wanted:
         name: its name.
         spec: what a manifest says, or would say, of it; without samples they are drawn at random.
         files: path as `spec` writes it → where it lies.
-        variants: to build.
+        variants: to build; none: what the built-in chains ask for, of a source of this kind.
         random: whether `spec.samples` is to be drawn at random.
     """
 
@@ -85,6 +87,11 @@ class Wanted:
 def default_variants() -> tuple[str, ...]:
     """Return every variant a built-in chain asks for: what an apply to all kinds of devices would build."""
     return tuple(dict.fromkeys(variant for chain in DEFAULT_CHAINS.values() for variant in chain))
+
+
+def _variants(checked: CheckedModel) -> tuple[str, ...]:
+    own = own_chains(checked.model)
+    return default_variants() if own is None else tuple(dict.fromkeys(each for chain in own.values() for each in chain))
 
 
 def model_name(path: Path) -> str:
@@ -115,11 +122,33 @@ class Workbench:
             StorageError: blobs cannot be written.
         """
         self._home.create().require_free()
-        items = [(self._checked(each), variant) for each in wanted for variant in each.variants]
+        models = [(each, self._checked(each)) for each in wanted]
+        items = [(checked, variant) for each, checked in models for variant in each.variants or _variants(checked)]
         outcomes = self._builder.build_all(items, on_progress, self._workers)
         rows = tuple(self._row(*item, outcome, out) for item, outcome in zip(items, outcomes, strict=True))
         any_good = any(row.verdict in {"pass", "weak"} for row in rows)
         return BuildReport(exit_code=0 if any_good else 3, builds=rows)
+
+    def build_recipes(
+        self, wanted: Wanted, asked: Sequence[tuple[str, Recipe]], on_progress: BuildProgress, out: Path
+    ) -> tuple[BuildRow, ...]:
+        """Build one model by several recipes; each artifact is written to a folder of its own below `out`.
+
+        Raises:
+            UserInputError: the source or its samples cannot be used; nothing was built.
+        """
+        self._home.create().require_free()
+        checked = self._checked(wanted)
+        items = [(checked.model_copy(update={"recipes": {variant: recipe}}), variant) for variant, recipe in asked]
+        outcomes = self._builder.build_all(items, on_progress, self._workers)
+        return tuple(
+            self._row(*item, outcome, out / str(index))
+            for index, (item, outcome) in enumerate(zip(items, outcomes, strict=True))
+        )
+
+    def digest_of(self, path: Path) -> str:
+        """Return the content address of a file, which is kept as a blob. Raises UserInputError."""
+        return self._blobs.put_file(path)
 
     def document(self, given: str) -> tuple[ArtifactDocument, Callable[[str], Path]]:
         """Return an artifact and where its files lie, by name: from a folder, or from this home by digest.
