@@ -11,8 +11,11 @@ from edgefleet_agent.outputs import Feeder
 from edgefleet_agent.preprocess import InputMismatchError
 from edgefleet_agent.qualify.latency_loop import Call
 from edgefleet_agent.runtimes.base import Feeds, InferenceFailedError, Session
-from edgefleet_contract.evidence import OperatorProfile
+from edgefleet_contract.evidence import MemoryResult, OperatorProfile
 from edgefleet_contract.job import LatencyBudget
+
+MAX_PROFILED_BYTES = 256 * 1024**2
+"""A second copy of this size still fits into the smallest devices a runtime fits into."""
 
 
 @dataclass(frozen=True)
@@ -79,9 +82,17 @@ class ProfilesOperators(Protocol):
         ...
 
 
-def profile_of(session: Session, feeder: Feeder, budget: LatencyBudget) -> OperatorProfile | None:
-    """Return the operator profile of a session, where its runtime tells and the budget leaves time for it."""
+def profile_of(
+    session: Session, feeder: Feeder, budget: LatencyBudget, memory: MemoryResult | None = None
+) -> OperatorProfile | None:
+    """Return the operator profile of a session, where its runtime tells and the budget leaves time for it.
+
+    Profiling loads the model a second time: one that took much memory the first time is left alone, lest the device
+    run out of it.
+    """
     if budget.profile_max_s <= 0.0 or not isinstance(session, ProfilesOperators):
+        return None
+    if memory is not None and memory.peak_bytes - memory.baseline_bytes > MAX_PROFILED_BYTES:
         return None
     try:
         return session.profile_operators(feeder.feeds(0), threads=budget.threads, limit_s=budget.profile_max_s)

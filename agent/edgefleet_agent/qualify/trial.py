@@ -223,7 +223,7 @@ class _Trial:
         if growth := self.meter.growth():
             self.findings.warn(growth)
         energy = measure_energy(call, sensors, plan_for(self.job.latency.max_duration_s))
-        latency = judged(latency, thermal).model_copy(update={"profile": profile_of(session, feeder, budget)})
+        latency = judged(latency, thermal).model_copy(update={"profile": profile_of(session, feeder, budget, memory)})
         self.findings.measured.update(latency=latency, memory=memory, energy=energy, thermal=thermal)
         if self.meter.warning:
             self.findings.warn(self.meter.warning)

@@ -12,7 +12,7 @@ from edgefleet_agent.qualify.latency_query import make_query, profile_of
 from edgefleet_agent.runtimes.base import Feeds, InferenceFailedError
 from edgefleet_agent.samples import Samples
 from edgefleet_contract.artifact import Dim, TensorSpec
-from edgefleet_contract.evidence import PlacementResult
+from edgefleet_contract.evidence import MemoryResult, OperatorProfile, PlacementResult
 from edgefleet_contract.job import LatencyBudget
 
 
@@ -86,3 +86,21 @@ def test_a_query_of_one_sample_is_the_sessions_own_call() -> None:
 def test_a_runtime_that_does_not_profile_has_no_profile() -> None:
     session = Recorder("batch")
     assert profile_of(session, feeder(session), LatencyBudget()) is None
+
+
+class Telling(Recorder):
+    """A session that tells where time goes."""
+
+    def profile_operators(self, feeds: Feeds, *, threads: int, limit_s: float) -> OperatorProfile | None:
+        return OperatorProfile(operators=(), inferences_n=threads, source=f"{limit_s} s")
+
+
+def test_a_profile_takes_the_time_it_is_given_and_no_second_copy_of_a_large_model() -> None:
+    session = Telling("batch")
+    small = MemoryResult(peak_bytes=300 * 1024**2, baseline_bytes=100 * 1024**2)
+    large = small.model_copy(update={"peak_bytes": 400 * 1024**2})
+    found = profile_of(session, feeder(session), LatencyBudget(profile_max_s=0.5, threads=2), small)
+    assert found is not None
+    assert (found.inferences_n, found.source) == (2, "0.5 s")
+    assert profile_of(session, feeder(session), LatencyBudget(), large) is None
+    assert profile_of(session, feeder(session), LatencyBudget(profile_max_s=0.0)) is None
