@@ -20,7 +20,7 @@ _FAR_SHIFTS = (3, -3, 4, -4, 6, -6, 8, -8)
 _LONG_N = 32
 """Vectors this long never repeat by chance: less movement of the reference is enough."""
 _PART_MIN_N = 8
-_PART_SHARE = 0.02
+_PART_SHARE = 0.005
 _MATCH_CHANNELS_N = 1024
 _MATCH_COLUMNS_N = 4096
 _FEW_COLUMNS_N = 16
@@ -86,7 +86,7 @@ def check_shift(pair: Pair) -> Finding | None:
         own, other = np.square(candidate - reference), np.square(candidate - moved)
         if own.mean() > floor and other.mean() * _CLEARLY_BETTER < own.mean():
             return Finding(ParityCheck.SHIFT, f"the values are right but {words}")
-        part = _moved_part(own, other, reference, pair, floor) if reference.shape[1:] else None
+        part = _moved_part(own, other, reference, floor) if reference.shape[1:] else None
         if part is not None:
             return Finding(ParityCheck.SHIFT, f"the values of {part} are right but {words}")
     for axis in pair.channel_axes():
@@ -96,14 +96,15 @@ def check_shift(pair: Pair) -> Finding | None:
     return None
 
 
-def _moved_part(own: Floats, other: Floats, reference: Floats, pair: Pair, floor: float) -> str | None:
+def _moved_part(own: Floats, other: Floats, reference: Floats, floor: float) -> str | None:
     """Return the sample or channel (index along any axis but the moved one, which lies first) that alone was moved."""
-    least = max(floor, (3.0 * pair.noise_rms) ** 2)
     for axis in range(1, own.ndim):
         if not 2 <= own.shape[axis] <= _MATCH_CHANNELS_N or own.size < _PART_MIN_N * own.shape[axis]:
             continue
         others = tuple(place for place in range(own.ndim) if place != axis)
         own_part, other_part = own.mean(axis=others), other.mean(axis=others)
+        # Noise is told from the other parts: the fault's own would hide it.
+        least = max(floor, 9.0 * float(np.median(own_part)))
         telling = own_part > np.maximum(least, _PART_SHARE * reference.var(axis=others))
         found = np.flatnonzero(telling & (other_part * _STALE_BETTER < own_part))
         if found.size:
