@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 import onnx
 
@@ -11,31 +11,36 @@ from edgefleet_controller.compile.rewrite import functions, library
 Rewritten = tuple[tuple[str, ...], onnx.ModelProto]
 
 
-def for_tflite(model: onnx.ModelProto, missing: Collection[str]) -> Iterator[Rewritten]:
+def for_tflite(
+    model: onnx.ModelProto, missing: Collection[str], fold: Callable[[onnx.ModelProto], onnx.ModelProto]
+) -> Iterator[Rewritten]:
     """Yield rewritten graphs for the TFLite converter with the names of what was done, the least changed first.
 
     Args:
         model: shapes fixed and inferred.
         missing: operator types the converter named as those it lacks.
+        fold: folds constants and infers shapes.
     """
     seen: set[bytes] = {model.SerializeToString(deterministic=True)}
     for kinds in ([missing] if missing else []) + [()]:
-        names, made = _rewritten(model, kinds)
+        names, made = _rewritten(model, kinds, fold)
         data = made.SerializeToString(deterministic=True)
         if names and data not in seen:
             seen.add(data)
             yield names, made
 
 
-def _rewritten(model: onnx.ModelProto, kinds: Collection[str]) -> Rewritten:
+def _rewritten(
+    model: onnx.ModelProto, kinds: Collection[str], fold: Callable[[onnx.ModelProto], onnx.ModelProto]
+) -> Rewritten:
     """Return the graph with our rewrites and, for what is left, the standard's bodies; for `kinds` only, or all."""
     made, names = library.apply(model, kinds)
     made, inlined_n = functions.apply(made, kinds)
     if inlined_n:
         names = (*names, named(functions.NAME, inlined_n))
-        made, more = library.apply(made, ())
+        made, more = library.apply(fold(made), ())
         names += tuple(name for name in more if name not in names)
-    return names, made
+    return names, fold(made) if names else made
 
 
 def named(name: str, places_n: int) -> str:

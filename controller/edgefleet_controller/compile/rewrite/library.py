@@ -14,8 +14,6 @@ Rule = Callable[[onnx.NodeProto, Builder], bool]
 """Adds the nodes that stand for one to the builder and returns True, or returns False to leave it."""
 
 RULES: Mapping[str, tuple[str, Rule]] = {
-    "ArgMax": ("last-arg-reversed", simple.last_arg),
-    "ArgMin": ("last-arg-reversed", simple.last_arg),
     "AveragePool": ("pool-by-slices", pooling.pool),
     "BatchNormalization": ("batch-statistics-decomposed", simple.batch_statistics),
     "Conv": ("pads-written-out", pooling.explicit_pads),
@@ -29,14 +27,19 @@ RULES: Mapping[str, tuple[str, Rule]] = {
     "Min": ("one-input-removed", simple.one_input),
     "OneHot": ("one-hot-compared", simple.one_hot),
     "Pad": ("pad-all-axes", simple.pad_axes),
+    "ReduceMax": ("bool-extreme-as-number", simple.bool_extreme),
+    "ReduceMin": ("bool-extreme-as-number", simple.bool_extreme),
     "Resize": ("resize-by-matrices", resize.by_matrices),
     "RNN": ("recurrent-unrolled", recurrent.unrolled),
     "Scan": ("scan-unrolled", scan.unrolled),
     "Sum": ("one-input-removed", simple.one_input),
 }
 """Operator → the rewrite's name in records, and the rule."""
-INTEGER_RULES: Mapping[str, tuple[str, Rule]] = {"ReduceMean": ("spatial-mean-pooled", simple.spatial_mean)}
-"""The same for operators that convert, and whose rewrite has an integer kernel where they have none."""
+INTEGER_RULES: Mapping[str, tuple[str, Rule]] = {
+    "MatMul": ("constant-matmul-as-gemm", simple.constant_product),
+    "ReduceMean": ("spatial-mean-pooled", simple.spatial_mean),
+}
+"""The same for operators that convert, and whose rewrite has a better integer kernel, or one at all."""
 
 
 def apply(

@@ -22,7 +22,7 @@ def unrolled(node: onnx.NodeProto, builder: Builder) -> bool:
         for name in ("scan_input_axes", "scan_input_directions", "scan_output_axes", "scan_output_directions")
     )
     inner = any(each.HasField("g") for part in body.node for each in part.attribute)
-    if shape is None or odd or inner or builder.opset < 13 or not shape or not 0 < shape[0] <= MAX_STEPS_N:
+    if shape is None or odd or inner or builder.opset < 9 or not shape or not 0 < shape[0] <= MAX_STEPS_N:
         return False
     if shape[0] * len(body.node) > MAX_NODES_N:
         return False
@@ -37,7 +37,7 @@ def unrolled(node: onnx.NodeProto, builder: Builder) -> bool:
         made = [names.get(value.name, value.name) for value in body.output]
         states = made[:states_n]
         for row, name in zip(rows, made[states_n:], strict=True):
-            row.append(builder.add("Unsqueeze", [name, builder.constant([0])]))
+            row.append(_as_row(builder, name))
     for name, output in zip(states, node.output, strict=False):
         if output:
             builder.add("Identity", [name], [output])
@@ -45,6 +45,12 @@ def unrolled(node: onnx.NodeProto, builder: Builder) -> bool:
         if output:
             builder.add("Concat", row, [output], axis=0)
     return True
+
+
+def _as_row(builder: Builder, name: str) -> str:
+    if builder.opset < 13:
+        return builder.add("Unsqueeze", [name], axes=[0])
+    return builder.add("Unsqueeze", [name, builder.constant([0])])
 
 
 def _repeat(body: onnx.GraphProto, builder: Builder, names: dict[str, str]) -> None:

@@ -1,4 +1,4 @@
-"""Small rewrites: one input, last arg-max, Lp normalisation, one-hot, pads of some axes, batch statistics, means."""
+"""Small rewrites: one input, Lp normalisation, one-hot, pads of some axes, batch statistics, means."""
 
 from __future__ import annotations
 
@@ -15,20 +15,6 @@ def one_input(node: onnx.NodeProto, builder: Builder) -> bool:
     if len(node.input) != 1:
         return False
     builder.add("Identity", node.input, node.output)
-    return True
-
-
-def last_arg(node: onnx.NodeProto, builder: Builder) -> bool:
-    """ArgMax or ArgMin that takes the last of equal elements: count from the end of the reversed axis."""
-    shape = builder.shape(node.input[0])
-    if not attribute(node, "select_last_index", 0) or shape is None or builder.opset < 13:
-        return False
-    axis = attribute(node, "axis", 0) % len(shape)
-    size = shape[axis]
-    backwards = builder.constant(np.arange(size - 1, -1, -1, dtype=np.int64))
-    turned = builder.add("Gather", [node.input[0], backwards], axis=axis)
-    place = builder.add(node.op_type, [turned], axis=axis, keepdims=attribute(node, "keepdims", 1))
-    builder.add("Gather", [backwards, place], node.output, axis=0)  # a subtraction would come out as int32
     return True
 
 
@@ -107,6 +93,28 @@ def batch_statistics(node: onnx.NodeProto, builder: Builder) -> bool:
         flat = builder.add("Reshape", [batch, builder.constant([shape[1]])])
         new = builder.add("Mul", [flat, builder.constant(np.asarray(1 - momentum, dtype=np.float32))])
         builder.add("Add", [old, new], [output])
+    return True
+
+
+def bool_extreme(node: onnx.NodeProto, builder: Builder) -> bool:
+    """ReduceMax or ReduceMin of booleans: the same of ones and zeros."""
+    if builder.dtype(node.input[0]) != "bool":
+        return False
+    number = builder.add("Cast", [node.input[0]], to=onnx.TensorProto.INT32)
+    kept = {each.name: onnx.helper.get_attribute_value(each) for each in node.attribute}
+    extreme = builder.add(node.op_type, [number, *node.input[1:]], **kept)
+    builder.add("Cast", [extreme], node.output, to=onnx.TensorProto.BOOL)
+    return True
+
+
+def constant_product(node: onnx.NodeProto, builder: Builder) -> bool:
+    """MatMul of a batch with a constant matrix: one Gemm of all rows, whose weights have a scale a channel."""
+    shape, weights = builder.shape(node.input[0]), builder.value(node.input[1])
+    if shape is None or weights is None or weights.ndim != 2 or len(shape) < 3:
+        return False
+    rows = builder.add("Reshape", [node.input[0], builder.constant([-1, shape[-1]])])
+    product = builder.add("Gemm", [rows, node.input[1]])
+    builder.add("Reshape", [product, builder.constant([*shape[:-1], weights.shape[1]])], node.output)
     return True
 
 

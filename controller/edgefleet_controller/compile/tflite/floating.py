@@ -12,7 +12,8 @@ from edgefleet_contract.artifact import TensorMap
 from edgefleet_controller.compile import rewrite, session
 from edgefleet_controller.compile.fault import CompileFaultError
 from edgefleet_controller.compile.npz import Array, Arrays
-from edgefleet_controller.compile.tflite import convert, freeze, layout, prove, source
+from edgefleet_controller.compile.rewrite import library
+from edgefleet_controller.compile.tflite import convert, freeze, layout, prove, source, widen
 from edgefleet_controller.compile.tflite.convert import ConversionError
 from edgefleet_controller.compile.tflite.interpreter import Interpreter, RefusedError
 from edgefleet_controller.compile.tflite.layout import Axes
@@ -78,12 +79,13 @@ class Attempt:
     rewrites: tuple[str, ...] = ()
 
 
-def make(model: onnx.ModelProto, feeds: Sequence[Arrays]) -> FloatFile:
+def make(model: onnx.ModelProto, feeds: Sequence[Arrays], *, for_integers: bool = False) -> FloatFile:
     """Return the fp32 file of a model, made for the shapes of its samples.
 
     Args:
         model: the checked source.
         feeds: real inputs, one sample each.
+        for_integers: operators without an integer kernel are replaced by those with one, where there are any.
 
     Raises:
         CompileFaultError: no way to convert gives a file that computes what the source computes.
@@ -94,7 +96,8 @@ def make(model: onnx.ModelProto, feeds: Sequence[Arrays]) -> FloatFile:
     fixed = source.fix(safe, {other: probes.shapes[name] for other, name in names.items()})
     failures: list[str] = []
     missing: list[str] = []
-    for attempt in _attempts(fixed, names, missing):
+    done, prepared = library.apply(fixed, (), library.INTEGER_RULES)[::-1] if for_integers else ((), fixed)
+    for attempt in _attempts(prepared, names, missing, done):
         try:
             return replace(_try(attempt, probes), frozen=frozen)
         except (ConversionError, RefusedError, WrongError) as error:
@@ -111,7 +114,9 @@ def _probes(model: onnx.ModelProto, feeds: Sequence[Arrays], frozen: Collection[
         raise CompileFaultError("source", f"does not run on its samples: {session.short(error)}") from error
 
 
-def _attempts(fixed: onnx.ModelProto, names: Mapping[str, str], missing: Collection[str]) -> Iterator[Attempt]:
+def _attempts(
+    fixed: onnx.ModelProto, names: Mapping[str, str], missing: Collection[str], done: tuple[str, ...]
+) -> Iterator[Attempt]:
     """Yield ways to convert, the plainest first: images with channels last, everything as it is, rewritten graphs.
 
     `missing` is read late: it names the operators that earlier attempts lacked.
@@ -120,10 +125,10 @@ def _attempts(fixed: onnx.ModelProto, names: Mapping[str, str], missing: Collect
     images = _images(fixed)
     plain = tuple(name for name in inputs if name not in images)
     layouts = tuple(dict.fromkeys((plain, inputs, ())))
-    yield from (Attempt(fixed, kept, names) for kept in layouts)
-    for done, rewritten in rewrite.for_tflite(fixed, frozenset(missing)):
-        simple = source.simplify(rewritten)
-        yield from (Attempt(simple, kept, names, done) for kept in layouts)
+    yield from (Attempt(fixed, kept, names, done) for kept in layouts)
+    for more, rewritten in rewrite.for_tflite(fixed, frozenset(missing), source.folded):
+        for graph in (rewritten, source.simplify(rewritten)):
+            yield from (Attempt(graph, kept, names, (*done, *more)) for kept in layouts)
 
 
 def _images(model: onnx.ModelProto) -> frozenset[str]:
@@ -135,8 +140,7 @@ def _images(model: onnx.ModelProto) -> frozenset[str]:
 
 def _try(attempt: Attempt, probes: Probes) -> FloatFile:
     """Convert, load and compare. Raises ConversionError, RefusedError or WrongError."""
-    data = convert.to_tflite(attempt.model, attempt.keep)
-    interpreter = Interpreter(data)
+    data, interpreter = _converted(attempt, probes)
     inputs = _input_maps(interpreter, attempt, probes.feeds[0])
     made = FloatFile(data, inputs, {}, probes.shapes, attempt.rewrites)
     runs = [interpreter.run(made.feed(feed)) for feed in probes.feeds]
@@ -144,6 +148,21 @@ def _try(attempt: Attempt, probes: Probes) -> FloatFile:
     in_file = {name: safe for safe, name in attempt.names.items()}
     outputs = {name: _output_map(name, in_file[name], by_name, probes) for name in probes.reference}
     return replace(made, outputs=outputs)
+
+
+def _converted(attempt: Attempt, probes: Probes) -> tuple[bytes, Interpreter]:
+    """Return the file and its interpreter, int64 outputs that came out narrower widened where that is safe."""
+    data = convert.to_tflite(attempt.model, attempt.keep)
+    interpreter = Interpreter(data)
+    narrow = {
+        port.name
+        for port in interpreter.outputs
+        if port.dtype == "int32" and probes.dtype(attempt.names.get(port.name, "")) == "int64"
+    }
+    if not narrow or not widen.is_bounded(attempt.model):
+        return data, interpreter
+    data = widen.as_int64(data, narrow)
+    return data, Interpreter(data)
 
 
 def _input_maps(interpreter: Interpreter, attempt: Attempt, feed: Arrays) -> dict[str, TensorMap]:

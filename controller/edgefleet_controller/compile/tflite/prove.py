@@ -48,6 +48,10 @@ class Probes:
         inputs = {name: array.shape for name, array in self.feeds[0].items()}
         return inputs | {name: runs[0].shape for name, runs in self.reference.items()}
 
+    def dtype(self, output: str) -> str | None:
+        """Return an output's dtype, or None where the source has none of this name."""
+        return self.reference[output][0].dtype.name if output in self.reference else None
+
 
 def make_probes(model: onnx.ModelProto, feeds: Sequence[Arrays], kept: Collection[str] = ()) -> Probes:
     """Return probes made of real feeds; inputs named in `kept` are not shuffled or moved.

@@ -36,13 +36,18 @@ def fix(model: onnx.ModelProto, shapes: Shapes) -> onnx.ModelProto:
     return simplify(fixed)
 
 
-def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return the model with constants folded and shapes inferred; as it is where the simplifier does not manage it."""
+def simplify(model: onnx.ModelProto, *, fuse: bool = True) -> onnx.ModelProto:
+    """Return the model with constants folded and shapes inferred; as it is where the simplifier does not manage it.
+
+    Args:
+        model: shapes of inputs fixed.
+        fuse: whether operators may be fused; what was taken apart for a target must stay apart.
+    """
     import onnxsim
 
     model = with_plain_constants(model)
     try:
-        simplified, same = onnxsim.simplify(model, tensor_size_threshold=MAX_FOLDED_BYTES, check_n=0)
+        simplified, same = onnxsim.simplify(model, tensor_size_threshold=MAX_FOLDED_BYTES, perform_optimization=fuse)
     except (RuntimeError, ValueError, TypeError, onnx.checker.ValidationError) as error:
         logger.info("not simplified: %s", " ".join(str(error).split())[:300])
         return inferred(model)
@@ -64,6 +69,11 @@ def with_plain_constants(model: onnx.ModelProto) -> onnx.ModelProto:
     del made.graph.node[:]
     made.graph.node.extend(kept)
     return made
+
+
+def folded(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the model with constants folded and shapes inferred, and nothing fused."""
+    return simplify(model, fuse=False)
 
 
 def inferred(model: onnx.ModelProto) -> onnx.ModelProto:

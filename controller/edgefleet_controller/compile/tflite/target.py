@@ -45,7 +45,8 @@ def build(request: BuildRequest) -> BuildAnswer:
     model = onnx_check.load(Path(request.source))
     inputs, outputs = onnx_check.io_specs(model)
     samples, calibration = (_feeds(path, inputs, request) for path in (request.samples, request.calibration))
-    floats = floating.make(model, [*samples, *calibration])
+    integers = variant.precision in {"int8", "int16x8"}
+    floats = floating.make(model, [*samples, *calibration], for_integers=integers)
     made = _precision(variant.precision, request, inputs, floats)
     _check_loads(made.data)
     return _answer(request, variant, made, floats, (inputs, outputs))
