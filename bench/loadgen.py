@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 
-def single_stream_ns(call: Callable[[], object], n: int, warmup_n: int = 200) -> dict[str, int]:
+def single_stream_ns(
+    call: Callable[[], object], n: int, warmup_n: int = 200, after: Callable[[], object] | None = None
+) -> dict[str, int]:
     """Return p50, p90 and p99 in nanoseconds of n queries LoadGen issues one after the other.
 
     Args:
         call: one inference.
         n: queries.
         warmup_n: inferences before the first query.
+        after: done after each query, outside of what LoadGen times.
     """
     import mlperf_loadgen as loadgen
 
@@ -30,6 +33,8 @@ def single_stream_ns(call: Callable[[], object], n: int, warmup_n: int = 200) ->
     def issue(queries: Sequence[Any]) -> None:
         call()
         complete([response(queries[0].id, 0, 0)])
+        if after is not None:
+            after()
 
     log = loadgen.LogSettings()
     log.enable_trace = False
