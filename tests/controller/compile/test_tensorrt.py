@@ -14,7 +14,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgefleet_contract.artifact import EvidenceLevel, TensorSpec
+from edgefleet_contract.artifact import EvidenceLevel, InputTransform, Layout, TensorSpec
 from edgefleet_contract.trt_plan import read_header
 from edgefleet_contract.variant import parse_variant
 from edgefleet_controller.compile import (
@@ -299,3 +299,42 @@ def test_sources_are_run_on_the_builder_and_plans_are_not(variant: str, host: st
 
 def test_dla_has_no_float32() -> None:
     assert registry.buildable(parse_variant("tensorrt/dla/fp32")) == "DLA computes in fp16 and int8 only"
+
+
+EXAMPLES = Path(__file__).parents[3] / "manifests" / "examples"
+BUNDLED = {
+    "mnist_cnn_fp32": (
+        "digits.npz",
+        {"image": InputTransform(sample_layout=Layout.NHW, layout=Layout.NCHW, mean=33.3, std=78.6)},
+    ),
+    "efficientnet_lite0_fp32": (
+        "photos.npz",
+        {"input": InputTransform(sample_layout=Layout.NHWC, layout=Layout.NCHW, mean=127, std=128)},
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BUNDLED)
+@pytest.mark.parametrize("variant", ["tensorrt/gpu/fp16", "tensorrt/gpu/int8", "tensorrt-rtx/gpu/fp16"])
+def test_the_bundled_models_are_taken_whole_and_built(tmp_path: Path, name: str, variant: str) -> None:
+    samples, preprocess = BUNDLED[name]
+    arrays = {key: array[:24] for key, array in npz.read(EXAMPLES / "data" / samples).items()}
+    npz.write(tmp_path / "samples.npz", arrays)
+    request = BuildRequest(
+        model="bundled",
+        variant=variant,
+        source=str(EXAMPLES / "models" / f"{name}.onnx"),
+        samples=str(tmp_path / "samples.npz"),
+        calibration=str(tmp_path / "samples.npz"),
+        preprocess=preprocess,
+        out=str(tmp_path / "out"),
+        work_dir=str(tmp_path),
+    )
+    answer = (trt_rtx if "rtx" in variant else trt).build(request)
+    assert answer.coverage is not None
+    assert answer.coverage.counts["unsupported"] == 0
+    if "rtx" in variant:
+        assert {"86", "89", "120"} <= set(str(answer.options["sm"]).split(","))
+    else:
+        assert answer.options["rtx_builder"] == "builds it for SM 86"
