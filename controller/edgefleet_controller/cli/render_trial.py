@@ -12,7 +12,7 @@ from edgefleet_controller.cli.tables import Cell, draw
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from edgefleet_contract.evidence import Bisection, Conditions, LatencyResult, OutputParity
+    from edgefleet_contract.evidence import Bisection, Conditions, LatencyResult, OperatorError, OutputParity
     from edgefleet_contract.job import BenchAnswer, CompareAnswer
 
 _BAR = 24
@@ -64,7 +64,12 @@ def draw_bisection(console: Console, found: Bisection) -> None:
         console,
         ["tensor", "operator", "alone", "in the whole"],
         [
-            [error.tensor, error.operator, _db_or_word(error.island_sqnr_db), _db_or_word(error.drift_sqnr_db)]
+            [
+                error.tensor,
+                error.operator,
+                _db_or_word(error, error.island_sqnr_db),
+                _db_or_word(error, error.drift_sqnr_db),
+            ]
             for error in found.worst
         ],
         right=["alone", "in the whole"],
@@ -73,8 +78,10 @@ def draw_bisection(console: Console, found: Bisection) -> None:
         console.print(f"repeat it: {found.command}", soft_wrap=True)
 
 
-def _db_or_word(value_db: float | None) -> str:
-    return "exact or broken" if value_db is None else f"{value_db:.1f} dB"
+def _db_or_word(error: OperatorError, value_db: float | None) -> str:
+    if value_db is not None:
+        return f"{value_db:.1f} dB"
+    return "exact" if error.reason is None else "broken"
 
 
 def _output_cells(output: OutputParity) -> Sequence[Cell]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -17,10 +18,13 @@ from edgefleet_agent.qualify import bisect as bisect_module
 from edgefleet_agent.qualify.bisect import MAX_SAMPLES_N, bisect
 from edgefleet_agent.qualify.bisect_judge import TensorError, judge
 from edgefleet_agent.qualify.parity_claim import CLAIMS
+from edgefleet_agent.runtimes.base import Runtime
+from edgefleet_agent.runtimes.registry import find_runtime
 from edgefleet_agent.samples import Samples, save_arrays
 from edgefleet_contract.errors import UserInputError
 from edgefleet_contract.evidence import Bisection, BisectStatus, ParityVerdict
 from edgefleet_contract.job import CompareJob
+from edgefleet_contract.variant import Variant
 
 LAYERS_N = 20
 WIDTH = 12
@@ -91,9 +95,13 @@ def test_one_fault_among_many_operators_is_found_in_few_runs(tmp_path: Path, ind
 
 
 def test_runs_are_counted_where_sessions_are_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    opened = []
-    find = bisect_module.find_runtime
-    monkeypatch.setattr(bisect_module, "find_runtime", lambda *a, **k: opened.append(1) or find(*a, **k))
+    opened: list[str] = []
+
+    def counted(variant: Variant, *, test_runtimes: bool) -> Runtime:
+        opened.append(str(variant))
+        return find_runtime(variant, test_runtimes=test_runtimes)
+
+    monkeypatch.setattr(bisect_module, "find_runtime", counted)
     for layers_n in (1, 2, LAYERS_N):
         opened.clear()
         reference = saved(network(layers_n), tmp_path / "reference.onnx")
@@ -140,9 +148,9 @@ def quantised(model: onnx.ModelProto, tensor: str, *, zero_point: int = 0) -> on
     graph = copy.graph
     graph.initializer.extend(
         [
-            numpy_helper.from_array(np.float32(0.05), "scale"),
-            numpy_helper.from_array(np.int8(0), "zero"),
-            numpy_helper.from_array(np.int8(zero_point), "zero_back"),
+            numpy_helper.from_array(np.array(0.05, np.float32), "scale"),
+            numpy_helper.from_array(np.array(0, np.int8), "zero"),
+            numpy_helper.from_array(np.array(zero_point, np.int8), "zero_back"),
         ]
     )
     whole = f"{tensor}_QuantizeLinear_Output"
@@ -222,7 +230,7 @@ def test_files_without_a_common_tensor_cannot_be_laid_beside_each_other(tmp_path
 
 
 def test_a_machine_without_the_onnx_package_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bisect_module.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     result = found(tmp_path, network())
     assert result.status is BisectStatus.IMPOSSIBLE
     assert "builders, not devices" in result.reason
