@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from edgefleet_controller.cli import apply, building, compare, explaining, inspect, language, stack
+from edgefleet_controller.cli import apply, building, compare, explaining, inspect, language, stack, tuning
 from edgefleet_controller.cli.errors import FleetGroup
 from edgefleet_controller.cli.settings import Settings
 
@@ -46,5 +46,5 @@ def root(
     ctx.obj = given.with_server(server)
 
 
-for group in (apply, building, explaining, stack, inspect, compare, language):
+for group in (apply, building, tuning, explaining, stack, inspect, compare, language):
     group.register(app)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
 from edgefleet_contract.errors import UserInputError
+from edgefleet_contract.tuning import Recipe
 from edgefleet_controller.api import (
     ApplyAccepted,
     ApplyRequest,
@@ -33,6 +34,7 @@ from edgefleet_controller.cli.render_apply import draw_result, failure_lines
 from edgefleet_controller.cli.session import Session, session
 from edgefleet_controller.load import LoadedManifest, check_supported, load_manifest
 from edgefleet_controller.resolve import ResolvedFile, resolve_files
+from edgefleet_controller.tuning import recipes_beside
 
 if TYPE_CHECKING:
     from edgefleet_controller.cli.settings import Settings
@@ -71,11 +73,13 @@ class Prepared:
 
     loaded: LoadedManifest
     files: Mapping[str, ResolvedFile]
+    recipes: Mapping[str, dict[str, Recipe]] = field(default_factory=dict)
+    """Model → variant → how it is to be made, found by `fleet tune`."""
 
     def request(self, *, prune: bool) -> ApplyRequest:
         """Return what is asked of the controller."""
         refs = {name: FileRef(digest=file.digest, size_bytes=file.size_bytes) for name, file in self.files.items()}
-        return ApplyRequest(manifest=self.loaded.manifest, files=refs, prune=prune)
+        return ApplyRequest(manifest=self.loaded.manifest, files=refs, recipes=dict(self.recipes), prune=prune)
 
     def send(self, api: FleetApi) -> None:
         """Bring the controller the files it lacks: it looks into them before it plans or applies."""
@@ -87,7 +91,22 @@ def prepare(file: Path) -> Prepared:
     """Load and check a manifest and its files; nothing is sent. Raises ManifestError."""
     loaded = load_manifest(file)
     check_supported(loaded)
-    return Prepared(loaded, resolve_files(loaded))
+    files = resolve_files(loaded)
+    return Prepared(loaded, files, _recipes(loaded, files))
+
+
+def _recipes(loaded: LoadedManifest, files: Mapping[str, ResolvedFile]) -> dict[str, dict[str, Recipe]]:
+    """Return what searches found for the sources of a manifest; say it where one is stale."""
+    found = {}
+    for name, model in loaded.manifest.models.items():
+        if model.source not in files:
+            continue
+        recipes, remark = recipes_beside(loaded.root / model.source, files[model.source].digest)
+        if remark is not None:
+            output.words(remark, style="yellow")
+        if recipes:
+            found[name] = recipes
+    return found
 
 
 def run_plan(settings: Settings, file: Path, *, prune: bool) -> PlanResult:

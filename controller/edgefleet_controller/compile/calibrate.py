@@ -165,9 +165,19 @@ def quantize(request: BuildRequest, inputs: tuple[TensorSpec, ...], layout: QdqL
     return Chosen(best.path, options_of(best, scored, measured))
 
 
-def by_methods(measured: Measured, tag: str = "int8") -> list[Scored]:
-    """Return the model quantised by each method, with its score. Raises CompileFaultError as `quantize`."""
-    return [_quantize(measured, method, tag) for method in METHODS]
+def by_methods(measured: Measured, tag: str = "int8", only: str = "best") -> list[Scored]:
+    """Return the model quantised by each method, or by one, with its score.
+
+    Args:
+        measured: the prepared model and what was measured on it.
+        tag: how the files' names begin.
+        only: a method, or `best` for all.
+
+    Raises:
+        CompileFaultError: as `quantize`.
+    """
+    methods = METHODS if only == "best" else (only,)
+    return [_quantize(measured, method, tag) for method in methods]
 
 
 def _quantize(measured: Measured, method: str, tag: str) -> Scored:

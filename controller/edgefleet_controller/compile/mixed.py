@@ -92,8 +92,14 @@ def rescue(measured: Measured, plain: Scored, target: Target) -> Rescued:
         plain: the best plain int8 file; its ranges are used.
         target: what the file must meet.
     """
+    candidates = _candidates(measured, plain)
+    found, tried_n, met = _search(measured, plain, target, candidates)
+    return Rescued(found.scored, met, _options(found, candidates, measured, tried_n))
+
+
+def _candidates(measured: Measured, plain: Scored) -> list[Candidate]:
     with quantisation_faults():
-        candidates = sensitivity.measure(
+        return sensitivity.measure(
             measured.model,
             plain.ranges,
             measured.seen,
@@ -101,8 +107,34 @@ def rescue(measured: Measured, plain: Scored, target: Target) -> Rescued:
             reduce_range=measured.layout is QdqLayout.U8S8,
             symmetric=is_symmetric(measured.layout),
         )
-    found, tried_n, met = _search(measured, plain, target, candidates)
-    return Rescued(found.scored, met, _options(found, candidates, measured, tried_n))
+
+
+def spend(measured: Measured, plain: Scored, target: Target, share: float) -> Rescued:
+    """Return a file whose layers in float hold at most a share of the weights, where they take most noise away.
+
+    Args:
+        measured: the prepared model and what was measured on it.
+        plain: the best plain int8 file; its ranges are used.
+        target: what `met` of the answer is about.
+        share: of the bytes of all layers' weights, 0 to 1.
+    """
+    candidates = _candidates(measured, plain)
+    tried = [_Tried(Plan(frozenset(), 0.0), plain)]
+    keep = solve_within(candidates, share * sum(each.weight_bytes for each in candidates))
+    made = _attempt(measured, plain, target, Plan(keep, _left(candidates, keep)), tried) or tried[0]
+    return Rescued(made.scored, made.met, _options(made, candidates, measured, len(tried) - 1))
+
+
+def solve_within(candidates: Sequence[Candidate], weight_bytes: float) -> frozenset[str]:
+    """Return the layers to keep in float that take most noise away, their weights within `weight_bytes` together."""
+    noise = np.array([each.noise for each in candidates])
+    cost = np.array([float(each.weight_bytes) for each in candidates])
+    limit = LinearConstraint(cost[None, :] / max(cost.sum(), 1.0), ub=weight_bytes / max(cost.sum(), 1.0))
+    gain = -noise / max(float(noise.max(initial=0.0)), 1e-300)
+    answer = milp(gain, constraints=limit, integrality=np.ones(len(noise)), bounds=Bounds(0, 1))
+    if answer.x is None:
+        return frozenset()
+    return frozenset(each.name for each, keep in zip(candidates, answer.x, strict=True) if keep > 0.5)
 
 
 @dataclass(frozen=True)

@@ -40,13 +40,17 @@ def quantize(request: BuildRequest, inputs: tuple[TensorSpec, ...], layout: QdqL
     """
     plain = measure(request, inputs, layout)
     _check_layers(plain.model)
-    scored = by_methods(plain)
+    recipe = request.recipe
+    scored = by_methods(plain, only=recipe.calibration)
     best, measured = max(scored, key=lambda each: each.score.rank), plain
     options = options_of(best, scored, plain)
-    if is_transformer(plain.model) and smooth.products(plain.model):
+    if recipe.smoothquant == "auto" and is_transformer(plain.model) and smooth.products(plain.model):
         best, measured, more = _smoothed(plain, best)
         options |= more
     target = Target("int8", request.task)
+    if recipe.keep_share is not None:
+        kept = mixed.spend(measured, best, target, recipe.keep_share)
+        return Chosen(kept.scored.path, {**options, **kept.options, "mixed_meets_target": kept.met})
     missed = mixed.missed(measured, best, target)
     if missed is not None:
         logger.info("plain int8 misses its target: %s", missed)

@@ -15,6 +15,7 @@ from onnx import TensorProto, helper
 from typer.testing import CliRunner, Result
 
 from edgefleet_controller.cli.app import app
+from edgefleet_controller.cli.applying import prepare
 
 runner = CliRunner()
 
@@ -202,3 +203,35 @@ def test_a_damaged_document_is_refused(home: Path, tmp_path: Path) -> None:
     result = fleet(home, "explain", tmp_path)
     assert result.exit_code == 2
     assert "not an artifact's document" in result.stderr
+
+
+def test_a_search_marks_the_frontier_and_its_recipe_is_what_apply_builds_by(
+    home: Path, model: Path, samples: Path, tmp_path: Path
+) -> None:
+    source = tmp_path / "m.onnx"
+    source.write_bytes(model.read_bytes())
+    picture = tmp_path / "m.html"
+    words = ("tune", source, "--samples", samples, "--targets", "ort/cpu/int8,ort/cpu/fp32", "--plot", picture)
+    result = fleet(home, *words, "-o", "json")
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.stdout)
+    assert len(told["points"]) == 9
+    assert all(point["p50_ms"] for point in told["points"] if point["verdict"] == "pass")
+    assert any(point["frontier"] for point in told["points"])
+    assert "<svg" in picture.read_text()
+    beside = tmp_path / "m.onnx.tuned.json"
+    chosen = {**json.loads(beside.read_text()), "recipes": {"ort/cpu/int8": {"calibration": "entropy"}}}
+    beside.write_text(json.dumps(chosen))
+    (tmp_path / "samples.npz").write_bytes(samples.read_bytes())
+    manifest = tmp_path / "manifest.yaml"
+    manifest.write_text(
+        "fleet: v1\nmodels: {m: {source: m.onnx, samples: samples.npz}}\ndeployments: [{model: m, to: all}]"
+    )
+    recipe = prepare(manifest).request(prune=False).recipes["m"]["ort/cpu/int8"]
+    assert recipe.calibration == "entropy"
+
+
+def test_a_picture_in_another_form_is_refused_before_anything_is_built(home: Path, model: Path) -> None:
+    result = fleet(home, "tune", model, "--plot", "x.pdf")
+    assert result.exit_code == 2
+    assert ".html and .png" in result.stderr

@@ -1,0 +1,133 @@
+"""`fleet tune`: search over variants, calibration and mixed precision, and draw what each costs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edgefleet_contract.errors import UserInputError
+from edgefleet_controller.cli import output
+from edgefleet_controller.cli.output import FormatOption
+
+if TYPE_CHECKING:
+    from edgefleet_controller.cli.settings import Settings
+    from edgefleet_controller.tuning import TuneLimits
+    from edgefleet_controller.workbench import Wanted
+
+DEFAULT_TARGETS = "ort/cpu,tflite/xnnpack"
+
+
+def register(app: typer.Typer) -> None:
+    """Add this group's command."""
+    app.command("tune")(tune)
+
+
+def tune(
+    ctx: typer.Context,
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL|MANIFEST[:MODEL]", help="A model, or one of a manifest.", show_default=False)
+    ],
+    targets: Annotated[
+        str, typer.Option("--targets", help="runtime/engine or variants, with commas between.")
+    ] = DEFAULT_TARGETS,
+    samples: Annotated[
+        Path | None, typer.Option("--samples", help=".npz of real inputs (a manifest names its own).")
+    ] = None,
+    max_size: Annotated[str | None, typer.Option("--max-size", help="Largest model file: 5MiB.")] = None,
+    max_p50: Annotated[str | None, typer.Option("--max-p50", help="Slowest median here: 20ms.")] = None,
+    min_agreement: Annotated[
+        float | None, typer.Option("--min-agreement", min=0.0, max=1.0, help="Least share of equal decisions.")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option("--plot", help="Write the picture: FILE.html or FILE.png.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="The result; default: beside the source.")] = None,
+    preprocess_from: Annotated[
+        str | None, typer.Option("--preprocess-from", metavar="MANIFEST[:MODEL]", help="Take its preprocessing.")
+    ] = None,
+    workers: Annotated[int, typer.Option("--workers", min=1, max=64, help="Builds at once.")] = 2,
+    form: FormatOption = "table",
+) -> None:
+    """Build a model in many ways, measure accuracy, latency and size, and keep the best recipe for each variant."""
+    from edgefleet_controller.cli.building import with_events
+    from edgefleet_controller.cli.render_tune import draw_tuned
+    from edgefleet_controller.tuning import SUFFIX, Tuner, write_tuned
+    from edgefleet_controller.workbench import Workbench
+
+    settings: Settings = ctx.obj
+    check_plot(plot)
+    limits = _limits(max_size, max_p50, min_agreement)
+    wanted = _wanted(model, targets, samples, preprocess_from)
+    source = wanted.files[wanted.spec.source]
+    tuner = Tuner(Workbench(settings.home(source), workers))
+    tuned = with_events(lambda tell: tuner.search(wanted, limits, tell))
+    dest = out or source.with_name(source.name + SUFFIX)
+    write_tuned(tuned, dest)
+    if plot is not None:
+        from edgefleet_controller.cli.plot import write_plot
+
+        write_plot(tuned, plot)
+    output.emit(tuned, form, lambda console: draw_tuned(console, tuned))
+    output.words(f"written: {dest}" + (f", {plot}" if plot else "") + "; fleet apply builds by it")
+    raise typer.Exit(0 if any(point.frontier for point in tuned.points) else 3)
+
+
+def check_plot(plot: Path | None) -> None:
+    """Raise UserInputError when a picture is asked for in a form that cannot be made."""
+    if plot is not None and plot.suffix not in {".html", ".png"}:
+        msg = f"--plot {plot}: allowed are .html and .png"
+        raise UserInputError(msg)
+
+
+def targets_of(text: str) -> tuple[str, ...]:
+    """Return the variants of `runtime/engine` (every precision that is chosen by itself) or of full variants.
+
+    Raises:
+        UserInputError: one is neither, or nothing is left.
+    """
+    from edgefleet_contract.variant import parse_variant
+    from edgefleet_controller.compile.registry import all_buildable
+
+    buildable = all_buildable()
+    found: list[str] = []
+    for part in (each.strip() for each in text.split(",")):
+        of_target = [
+            variant for variant in buildable if variant.rpartition("/")[0] == part and "int16x8" not in variant
+        ]
+        try:
+            found += of_target or [str(parse_variant(part))]
+        except ValueError as error:
+            msg = f"--targets {part!r}: {error}, or only runtime/engine"
+            raise UserInputError(msg) from error
+    return tuple(dict.fromkeys(found))
+
+
+def _limits(max_size: str | None, max_p50: str | None, min_agreement: float | None) -> TuneLimits:
+    from edgefleet_contract.units import parse_duration_ms, parse_size_bytes
+    from edgefleet_controller.tuning import TuneLimits
+
+    try:
+        return TuneLimits(
+            max_bytes=parse_size_bytes(max_size) if max_size else None,
+            min_agreement=min_agreement,
+            max_p50_ms=parse_duration_ms(max_p50) if max_p50 else None,
+        )
+    except ValueError as error:
+        msg = f"--max-size or --max-p50: {error}"
+        raise UserInputError(msg) from error
+
+
+def _wanted(model: str, targets: str, samples: Path | None, preprocess_from: str | None) -> Wanted:
+    from edgefleet_controller.cli.building import MANIFESTS, of_manifest, of_model
+    from edgefleet_controller.cli.options import split_model
+
+    file, name = split_model(model)
+    variants = targets_of(targets)
+    if Path(file).suffix not in MANIFESTS:
+        return of_model(Path(model), samples, None, variants, None, preprocess_from)
+    models = of_manifest(Path(file), variants)
+    found = [each for each in models if name in {None, each.name}]
+    if len(found) != 1:
+        msg = f"{model}: name one model of the manifest: {', '.join(each.name for each in models)}"
+        raise UserInputError(msg, next_step=f"fleet tune {file}:{models[0].name}")
+    return found[0]
