@@ -54,10 +54,14 @@ DEFAULT_LOAD_SHARE = 0.5
 
 
 class ParityAccept(Record):
-    """Limits on parity, on top of the tolerance derived from the precision."""
+    """Limits on parity, and what replaces the tolerance derived from the precision."""
 
     min_agreement: Share | None = None
+    """Share of decisions that must stay; also replaces what the precision allows clear decisions to lose."""
     min_sqnr_db: float | None = None
+    """SQNR that the worst sample must reach."""
+    tolerance_db: Annotated[float, Field(ge=-60.0, le=200.0)] | None = None
+    """SQNR that the median sample must reach, in place of the derived tolerance: tighter or looser."""
 
 
 class LatencyAccept(Record):

@@ -95,10 +95,14 @@ class ClassSpec(Record):
 
 
 class ParitySpec(Record):
-    """Limits on parity, on top of the derived tolerance."""
+    """Limits on parity, and what replaces the derived tolerance."""
 
     min_agreement: ShareText | None = None
+    """Share of decisions that must stay."""
     min_sqnr_db: float | None = None
+    """SQNR that the worst sample must reach, in dB."""
+    tolerance_db: Annotated[float, Field(ge=-60.0, le=200.0)] | None = None
+    """SQNR that the median sample must reach, in dB, in place of the derived tolerance: tighter or looser."""
 
 
 class LatencySpec(Record):
@@ -150,7 +154,11 @@ class AcceptSpec(Record):
     def resolve(self, metric: MetricAccept | None) -> Accept:
         """Return the same limits in code's own units, with the model's metric."""
         return Accept(
-            parity=ParityAccept(min_agreement=self.parity.min_agreement, min_sqnr_db=self.parity.min_sqnr_db),
+            parity=ParityAccept(
+                min_agreement=self.parity.min_agreement,
+                min_sqnr_db=self.parity.min_sqnr_db,
+                tolerance_db=self.parity.tolerance_db,
+            ),
             latency=LatencyAccept(
                 p50_ms=self.latency.p50,
                 p95_ms=self.latency.p95,

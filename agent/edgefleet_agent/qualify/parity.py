@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
-from edgefleet_agent.qualify.parity_claim import NoiseModel, claim_of, noise_model, tolerance_db
+from edgefleet_agent.qualify.parity_claim import NoiseModel, asked_claim, claim_of, noise_model, tolerance_db
 from edgefleet_agent.qualify.parity_decision import infer_task
 from edgefleet_agent.qualify.parity_form import check_names
 from edgefleet_agent.qualify.parity_metric import MetricFinding, MetricUnmeasuredError, judge_metric, top1_metric
@@ -68,7 +68,8 @@ def compare_outputs(
     Raises:
         UserInputError: the precision is unknown, or labels are not one integer a sample.
     """
-    claim = claim_of(precision, same_artifact=same_artifact)
+    claim = asked_claim(claim_of(precision, same_artifact=same_artifact), limits)
+    noise = noise if limits.tolerance_db is None else None
     names = check_names(reference, candidate)
     if names is not None:
         return _result((), names, n_samples=_samples_n(reference))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgefleet_contract.accept import ParityAccept
 from edgefleet_contract.errors import UserInputError
 
 NOISE_GAP_DB = 8.0
@@ -113,6 +114,19 @@ def claim_of(precision: str, *, same_artifact: bool) -> Claim:
         msg = f"unknown precision {precision!r}; allowed: {', '.join(table)}"
         raise UserInputError(msg)
     return claim
+
+
+def asked_claim(claim: Claim, limits: ParityAccept) -> Claim:
+    """Return the claim as the manifest tightens or loosens it; checks of the error's structure keep their own terms."""
+    if limits.min_agreement is not None:
+        claim = replace(claim, agreement=limits.min_agreement)
+    if limits.tolerance_db is None:
+        return claim
+    return replace(
+        claim,
+        median_db=limits.tolerance_db,
+        worst_db=limits.tolerance_db - max(0.0, claim.median_db - claim.worst_db),
+    )
 
 
 def tolerance_db(claim: Claim, noise: NoiseModel | None, output: str) -> float:

@@ -54,6 +54,10 @@ def compare(
         float | None, typer.Option("--min-agreement", help="Share of decisions that must agree, 0 to 1.")
     ] = None,
     min_sqnr_db: Annotated[float | None, typer.Option("--min-sqnr-db", help="dB the worst sample must reach.")] = None,
+    tolerance_db: Annotated[
+        float | None,
+        typer.Option("--tolerance-db", help="dB the median sample must reach, in place of the derived one."),
+    ] = None,
     bisect: Annotated[
         bool, typer.Option("--bisect", help="Find the operator at fault between two ONNX files.")
     ] = False,
@@ -79,7 +83,7 @@ def compare(
         same_artifact=same_artifact,
         preprocess=preprocess_of(preprocess_from),
         metric=_metric(metric),
-        limits={"min_agreement": min_agreement, "min_sqnr_db": min_sqnr_db},
+        limits={"min_agreement": min_agreement, "min_sqnr_db": min_sqnr_db, "tolerance_db": tolerance_db},
         bisect=bisect,
         out=str(out.resolve()) if out else None,
     )

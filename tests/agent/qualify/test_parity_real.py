@@ -114,6 +114,19 @@ def test_an_agreement_that_cannot_be_computed_misses_its_limit() -> None:
     assert compare(reference, reference.copy(), "fp32", task=Task.CLASSIFICATION, limits=limits).agreement == 1.0
 
 
+def test_the_manifest_tightens_and_loosens_the_tolerance_but_excuses_no_structure() -> None:
+    reference = 3 * noise(200, 10)
+    fair, rough = (reference + level * 3 * noise(200, 10, seed=1) for level in (0.1, 0.4))
+    assert compare(reference, fair).verdict is ParityVerdict.PASS
+    assert compare(reference, fair, limits=ParityAccept(tolerance_db=30)).failed_check is ParityCheck.SQNR
+    assert compare(reference, rough).failed_check is ParityCheck.SQNR
+    loose = ParityAccept(tolerance_db=5, min_agreement=0.5)
+    assert compare(reference, rough, limits=loose).verdict is ParityVerdict.PASS
+    dead = rough.copy()
+    dead[:, 3] = 0.0
+    assert compare(reference, dead, limits=loose).failed_check is ParityCheck.CONSTANT
+
+
 def test_a_detectors_decisions_are_its_confident_places_and_classes() -> None:
     rng = np.random.default_rng(0)
     reference = np.concatenate([rng.uniform(0, 640, (12, 50, 4)), rng.beta(0.4, 2, (12, 50, 6))], axis=2)
