@@ -55,7 +55,7 @@ def build(request: BuildRequest) -> BuildAnswer:
             family="unsupported",
         )
     made, options = _MAKERS[variant.precision](request, source, inputs)
-    rewrites: tuple[str, ...] = ()
+    rewrites = _rewrites(source, variant.precision)
     if variant.precision == "fp32":
         made, rewrites = normalise.normalise(made, request, inputs)
     if PROVIDERS[variant.engine].fixed_shapes:
@@ -68,6 +68,13 @@ def build(request: BuildRequest) -> BuildAnswer:
         options |= ort_probe.fused(Path(request.out), variant.precision)
         notes = ort_probe.speed(Path(request.source), Path(request.out), _first_feed(request, inputs))
     return BuildAnswer(inputs=inputs, outputs=outputs, options=options, rewrites=rewrites, notes=notes)
+
+
+def _rewrites(source: onnx.ModelProto, precision: str) -> tuple[str, ...]:
+    """Return what preparing a source for a precision changes in it."""
+    opset = max(entry.version for entry in source.opset_import if entry.domain in {"", "ai.onnx"})
+    raised = (f"opset {opset} to {calibrate.MIN_OPSET}",) if opset < calibrate.MIN_OPSET else ()
+    return raised if precision == "fp16" else (*raised, "onnxruntime basic optimisation")
 
 
 def _first_feed(request: BuildRequest, inputs: Inputs) -> npz.Arrays:

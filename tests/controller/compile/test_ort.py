@@ -116,6 +116,16 @@ def test_a_provider_gets_its_options_and_the_file_says_where_it_ran(
     assert answer.inputs[0].shape[0] == (1 if fixed else "n")
 
 
+def test_what_preparing_the_source_changes_is_named(build: Build) -> None:
+    old = convolutions()
+    old.opset_import[0].version = 11
+    made, answer = build(old, "ort/cpu/int8")
+    assert answer.rewrites == ("opset 11 to 13", "onnxruntime basic optimisation")
+    assert made.opset_import[0].version >= 13
+    assert build(old, "ort/cpu/fp16")[1].rewrites == ("opset 11 to 13",)
+    assert build(old, "ort/cpu/fp32")[1].rewrites == ()
+
+
 def test_measured_speed_is_told_and_enters_no_artifact(build: Build) -> None:
     _, answer = build(convolutions(), "ort/cpu/int8")
     assert float(answer.notes["speedup_vs_fp32"]) > 0
