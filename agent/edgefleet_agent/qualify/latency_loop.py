@@ -23,9 +23,13 @@ _DELAY_SHARE = 0.02
 """A wait for the CPU counts as a disturbance from 10 µs and 2 % of the sample on: less changes no percentile."""
 _WATCHED_NS = 50_000
 """Run delay is read for samples of at least 50 µs; for shorter ones reading it would take longer than it says."""
-RECOVERY_NS = 2_000_000
-"""Who had the CPU meanwhile left its caches cold: a chain of 12 MB of weights took 35 %, 13 %, 5 % and 2 % longer in
-the four inferences of 0.4 ms after a preemption, and as long as ever after 2 ms (`python -m bench contention`)."""
+RECOVERIES_NS = (4_000_000, 3_000_000, 2_000_000, 1_000_000, 0)
+"""Who had the CPU meanwhile left its caches cold. After a preemption a chain of 12 MB of weights took 70 %, 23 %, 12 %,
+7 %, 4 % and 2 % longer in bins of 0.4 ms, and as long as ever after 3 to 4 ms; the longest of these is used that leaves
+`KEPT_N` samples: where the CPU goes to and fro every 3 ms, the longer ones would leave none."""
+RECOVERY_NS = RECOVERIES_NS[0]
+KEPT_N = 400
+"""An interval of p99 takes 368 independent samples."""
 _LEAD_NS = 3_000
 """Reading the kernel's accounts takes up to 2 µs."""
 _LATE_NS = 50_000
@@ -66,18 +70,22 @@ class Samples:
     @property
     def disturbed(self) -> NDArray[np.bool_]:
         """Preempted samples, those that recovered from a preemption, and those that waited in the queue behind one."""
-        disturbed = self.preempted | self._recovering()
-        for index in np.flatnonzero(self.late_ns > _LATE_NS):
-            disturbed[index] |= index > 0 and disturbed[index - 1]
+        disturbed = self.preempted
+        for recovery_ns in RECOVERIES_NS:
+            disturbed = self.preempted | self._recovering(recovery_ns)
+            for index in np.flatnonzero(self.late_ns > _LATE_NS):
+                disturbed[index] |= index > 0 and disturbed[index - 1]
+            if np.count_nonzero(~disturbed) >= KEPT_N:
+                break
         return disturbed
 
-    def _recovering(self) -> NDArray[np.bool_]:
-        """Tell which samples began within `RECOVERY_NS` after a preempted one had ended."""
+    def _recovering(self, recovery_ns: int) -> NDArray[np.bool_]:
+        """Tell which samples began within some time after a preempted one had ended."""
         scheduled = len(self.due_ns) == self.n
         ended_ns = self.due_ns + self.wall_ns if scheduled else np.cumsum(self.wall_ns)
         last = np.maximum.accumulate(np.where(self.preempted, np.arange(self.n), -1))
         since_ns = ended_ns - self.service_ns - ended_ns[last]
-        return np.asarray((last >= 0) & (since_ns < RECOVERY_NS), np.bool_)
+        return np.asarray((last >= 0) & (since_ns < recovery_ns), np.bool_)
 
     def extend(self, wall_ns: array[int], late_ns: array[int], preempted: bytearray, n: int) -> None:
         """Add the first n of what a loop wrote down."""
