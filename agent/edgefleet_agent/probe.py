@@ -12,13 +12,17 @@ from edgefleet_agent.jobs import JobDeath, run_job
 from edgefleet_agent.sensors.probe import energy_unmeasured_reason, find_sysfs, is_live, list_sensors, probe
 from edgefleet_agent.sensors.readings import read_rails
 from edgefleet_contract.base import clip_reason
-from edgefleet_contract.child import ChildLimits
+from edgefleet_contract.child import ChildEnd, ChildLimits
 from edgefleet_contract.job import ErrorAnswer, ProbeAnswer, ProbeJob
 from edgefleet_contract.profile import EngineProbe, ProbedProfile, ProbeStatus, Profile
 from edgefleet_contract.variant import ENGINES
 
 PROBE_LIMITS = ChildLimits(timeout_s=60.0, memory_bytes=1024**3)
 """Importing a runtime from a slow card takes tens of seconds at worst."""
+
+PROBE_ATTEMPTS = 3
+"""A probe's death may be somebody else's doing (a kill, the kernel short of memory), and would cost its engines until
+the next start."""
 
 FOREIGN_NOTE = "the sensors are those of the given tree; processor and system are this machine's; no engine was probed"
 _BOARDS = (("NVIDIA Jetson", "jetson"), ("Raspberry Pi", "raspberry-pi"), ("Coral", "coral"))
@@ -115,6 +119,10 @@ def _probed(
 ) -> tuple[tuple[EngineProbe, ...], tuple[str, ...]]:
     """Return what a job found and what wants a job of its own; `targets` as broken when there is no such answer."""
     answer = run_job(job, limits)
+    for _ in range(PROBE_ATTEMPTS - 1):
+        if not isinstance(answer, JobDeath) or answer.outcome.end is ChildEnd.TIMEOUT:
+            break
+        answer = run_job(job, limits)
     if isinstance(answer, ProbeAnswer):
         return answer.engines, answer.alone
     said = answer.reason if isinstance(answer, (JobDeath, ErrorAnswer)) else f"the worker answered {answer.kind}"

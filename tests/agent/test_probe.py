@@ -11,7 +11,11 @@ import pytest
 
 from edgefleet_agent import host
 from edgefleet_agent.__main__ import main
-from edgefleet_agent.probe import probe_profile
+from edgefleet_agent.jobs import JobDeath
+from edgefleet_agent.probe import PROBE_ATTEMPTS, probe_engines_in_child, probe_profile
+from edgefleet_contract.child import ChildEnd, ChildLimits, ChildOutcome
+from edgefleet_contract.job import ProbeAnswer, ProbeJob
+from edgefleet_contract.profile import EngineProbe, ProbeStatus
 from edgefleet_hil.boards import BOARDS, build_board, write_files
 
 
@@ -116,3 +120,31 @@ def test_readings_do_not_change_what_a_device_is(tmp_path: Path) -> None:
 def test_a_tree_that_is_no_folder_is_the_callers_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["probe", "--sysfs-root", str(tmp_path / "no")]) == 2
     assert "no such folder" in capsys.readouterr().err
+
+
+def dying(times: int, monkeypatch: pytest.MonkeyPatch) -> list[ProbeJob]:
+    """Let the probe's worker be killed so many times before it answers; return the jobs it was given."""
+    asked: list[ProbeJob] = []
+
+    def run(job: ProbeJob, limits: ChildLimits) -> ProbeAnswer | JobDeath:
+        asked.append(job)
+        if len(asked) <= times:
+            return JobDeath(ChildOutcome(ChildEnd.CRASHED, None, "was killed by signal 9 (SIGKILL)", "", 0.1))
+        return ProbeAnswer(engines=(EngineProbe(target="ort/cpu", status=ProbeStatus.AVAILABLE),))
+
+    monkeypatch.setattr("edgefleet_agent.probe.run_job", run)
+    return asked
+
+
+def test_a_probe_somebody_killed_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = dying(2, monkeypatch)
+    assert [engine.status for engine in probe_engines_in_child(test_runtimes=False)] == [ProbeStatus.AVAILABLE]
+    assert len(asked) == 3
+
+
+def test_a_probe_that_always_dies_makes_its_engines_broken_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = dying(99, monkeypatch)
+    engines = probe_engines_in_child(test_runtimes=False)
+    assert len(asked) == PROBE_ATTEMPTS
+    assert {engine.status for engine in engines} == {ProbeStatus.BROKEN}
+    assert all("SIGKILL" in str(engine.reason) for engine in engines)

@@ -348,13 +348,14 @@ def test_whatever_is_killed_when_no_unproved_model_ever_serves(
     fit_to_serve = {made.document.variant for made in goods}
     process = start_agent("--test-runtimes")
     generation = 0
+    controller.until(lambda event: isinstance(event, Presence) and event.online)
     for kill in range(kills_n):
         if kill % 3 == 0:
             generation += 1
             made = bad if generation % 4 == 0 else goods[generation % 2]
             controller.wish(desired(generation, wish(made.candidate)))
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(rng.uniform(0.0, 2.0))
+            process.wait(rng.uniform(0.0, 2.5))
         workers = psutil.Process(process.pid).children()
         victim = rng.choice([*workers, psutil.Process(process.pid)])
         victim.kill()
