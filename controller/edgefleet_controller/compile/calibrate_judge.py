@@ -59,6 +59,13 @@ class Judge:
     names: tuple[str, ...]
     task: Task | None = None
 
+    def part(self, limit_n: int) -> Judge:
+        """Return a judge on up to `limit_n` of the samples, evenly spread, for choices that are judged again."""
+        places = np.unique(np.linspace(0, len(self.feeds) - 1, min(len(self.feeds), limit_n)).astype(np.int64))
+        labels = None if self.labels is None else self.labels[places]
+        reference = [each[places] for each in self.reference]
+        return Judge([self.feeds[place] for place in places], reference, labels, self.names, self.task)
+
     def run(self, model: Path | bytes, *, optimise: bool = True) -> list[Array]:
         """Return a candidate's outputs on all samples."""
         return session.Session(model, optimise=optimise).run_all(self.feeds)

@@ -29,7 +29,8 @@ from edgefleet_controller.compile.protocol import BuildRequest, OptionValue
 logger = logging.getLogger(__name__)
 
 _STRENGTH_SAMPLES_N = 16
-"""Calibration samples on which strengths of migration are compared."""
+_STRENGTH_JUDGED_N = 48
+"""Calibration and golden samples on which strengths of migration are compared."""
 
 
 def quantize(request: BuildRequest, inputs: tuple[TensorSpec, ...], layout: QdqLayout) -> Chosen:
@@ -99,4 +100,4 @@ def _at_strength(plain: Measured, model: onnx.ModelProto, strength: float) -> fl
     ranges = ranges_by("minmax", seen, symmetric=is_symmetric(plain.layout))
     out = plain.work_dir / f"strength-{strength:g}.onnx"
     onnx.save(write_qdq(model, ranges, plain.layout), out)
-    return score_file(plain, out).sqnr_db
+    return score_file(replace(plain, judge=plain.judge.part(_STRENGTH_JUDGED_N)), out).sqnr_db

@@ -191,6 +191,14 @@ def test_a_transformer_is_told_from_a_convolutional_net(quantised: Any) -> None:
     assert list(layers(quantised.wide_range())) == ["expand", "depthwise", "body", "head"]
 
 
+def test_a_part_of_a_judge_is_spread_over_all_samples() -> None:
+    outputs = np.arange(20, dtype=np.float32).reshape(10, 1, 2)
+    part = Judge([{"x": each} for each in outputs], [outputs], np.arange(10), ("y",)).part(3)
+    assert part.labels is not None
+    assert part.labels.tolist() == [0, 4, 9]
+    assert part.score([outputs[[0, 4, 9]]]).samples_n == 3
+
+
 def test_the_metric_rules_over_noise_only_beyond_chance(quantised: Any) -> None:
     labels = np.array([0, 1] * 200)
     reference = [np.eye(2, dtype=np.float32)[labels][:, None]]
