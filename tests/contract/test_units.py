@@ -16,6 +16,8 @@ PARSERS: list[Callable[[object], float]] = [
     units.parse_size_bytes,
     units.parse_energy_mj,
     units.parse_share,
+    units.parse_rate_hz,
+    units.parse_load_share,
 ]
 
 
@@ -48,6 +50,11 @@ PARSERS: list[Callable[[object], float]] = [
         (units.parse_share, 0.05, 0.05),
         (units.parse_share, 0, 0.0),
         (units.parse_share, 1, 1.0),
+        (units.parse_rate_hz, "20 Hz", 20.0),
+        (units.parse_rate_hz, "1.5kHz", 1500.0),
+        (units.parse_rate_hz, "500 mHz", 0.5),
+        (units.parse_load_share, "50%", 0.5),
+        (units.parse_load_share, 0.8, 0.8),
     ],
 )
 def test_a_quantity_is_carried_in_its_one_unit(parse: Callable[[object], float], text: object, value: float) -> None:
@@ -71,6 +78,11 @@ def test_a_quantity_is_carried_in_its_one_unit(parse: Callable[[object], float],
         (units.parse_size_bytes, "1 mib", "unknown unit 'mib' for a size"),
         (units.parse_size_bytes, "9e15 KiB", "too large"),
         (units.parse_energy_mj, "1 MJ", "unknown unit 'MJ'"),
+        (units.parse_rate_hz, "20", "write a number and a unit (Hz, kHz, mHz)"),
+        (units.parse_rate_hz, "0 Hz", "above 0 Hz"),
+        (units.parse_rate_hz, "2000 kHz", "at or below 1000 kHz"),
+        (units.parse_load_share, "100%", "the queue grows without end"),
+        (units.parse_load_share, 0, "between 1% and 99%"),
         (units.parse_share, "101%", "between 0% and 100%"),
         (units.parse_share, 1.5, "between 0% and 100%"),
         (units.parse_share, -0.1, "between 0% and 100%"),

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgefleet_contract.accept import Scenario
 from edgefleet_contract.errors import Location, ManifestError
 from edgefleet_contract.manifest import Manifest
 from edgefleet_controller.load import (
@@ -418,6 +419,16 @@ def test_what_is_supported_passes_and_an_energy_limit_is_supported() -> None:
     energy = "to: cpu, accept: {energy: {per_inference: 50 mJ}}"
     assert list(find_unsupported(parse(with_deployment(energy)).manifest)) == []
     check_supported(parse(SMALL))
+
+
+@pytest.mark.parametrize("scenario", Scenario)
+def test_every_scenario_is_supported_and_carried_with_its_load(scenario: Scenario) -> None:
+    limits = f"{{p99: 50 ms, scenario: {scenario.value}, rate: 20 Hz, load: 30%, samples_per_query: 4}}"
+    loaded = parse(with_deployment(f"to: cpu, accept: {{latency: {limits}}}"))
+    check_supported(loaded)
+    found = loaded.manifest.deployments[0].accept.resolve(None).latency
+    assert (found.p99_ms, found.scenario, found.rate_hz, found.load_share) == (50.0, scenario, 20.0, 0.3)
+    assert found.samples_per_query == 4
 
 
 def test_every_key_whose_value_has_several_forms_has_words_for_them() -> None:
