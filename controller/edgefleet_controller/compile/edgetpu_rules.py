@@ -32,7 +32,7 @@ def why_not(op: Op) -> str | None:
     rules = RULES.get(op.type)
     if rules is None:
         return f"{op.type} is none of the operators the Edge TPU has"
-    return next((found for rule in (_types, _static, _three_dimensions, *rules) if (found := rule(op))), None)
+    return next((found for rule in (_static, *rules, _types, _three_dimensions) if (found := rule(op))), None)
 
 
 def _types(op: Op) -> str | None:

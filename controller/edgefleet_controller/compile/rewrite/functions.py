@@ -12,11 +12,13 @@ from typing import Any
 
 import onnx
 import onnx.inliner
+import onnx.version_converter
 from onnx import helper
 
 logger = logging.getLogger(__name__)
 
 NAME = "functions-inlined"
+_OPSET = 21
 _PASSES = 3
 """Bodies use operators that have bodies themselves: Attention uses Softmax, losses use LogSoftmax."""
 _KEEP = frozenset({
@@ -33,7 +35,8 @@ def apply(model: onnx.ModelProto, only: Collection[str] = ()) -> tuple[onnx.Mode
         model: shapes inferred where a body depends on them.
         only: operator types to replace, even those kept otherwise; empty: all that have a body.
     """
-    replaced_n = 0
+    replaced_n, before = 0, model
+    model = _with_bodies(model)
     for turn in range(1 if only else _PASSES):
         kinds = sorted({(node.domain, node.op_type) for node in model.graph.node if _wanted(node, model, only)})
         if not kinds:
@@ -46,7 +49,19 @@ def apply(model: onnx.ModelProto, only: Collection[str] = ()) -> tuple[onnx.Mode
         _forget_nameless(inlined)
         replaced_n += sum((node.domain, node.op_type) in kinds for node in model.graph.node) if turn == 0 else 0
         model = inlined
-    return model, replaced_n
+    return (model if replaced_n else before), replaced_n
+
+
+def _with_bodies(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the model in an opset whose operators have bodies, where it converts: Elu has none before opset 18."""
+    opset = max((int(each.version) for each in model.opset_import if each.domain in {"", "ai.onnx"}), default=0)
+    if opset >= _OPSET:
+        return model
+    try:
+        return onnx.version_converter.convert_version(model, _OPSET)
+    except RuntimeError as error:
+        logger.info("stays in opset %d: %s", opset, " ".join(str(error).split())[:300])
+        return model
 
 
 def _typed(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -69,7 +69,10 @@ def _run(source: Path, keep_inputs: list[str]) -> None:
 
 
 def _result(out: Path) -> bytes:
-    report = json.loads((out / f"{_NAME}_op_coverage_report.json").read_text(encoding="utf-8"))
+    written = out / f"{_NAME}_op_coverage_report.json"
+    if not written.is_file():
+        raise ConversionError("onnx2tf ended without an error and without a report")
+    report = json.loads(written.read_text(encoding="utf-8"))
     custom = _custom_operators(report)
     if custom:
         raise ConversionError(f"onnx2tf has no TFLite operators for {', '.join(custom)}", custom)
