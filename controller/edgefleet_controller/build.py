@@ -120,6 +120,7 @@ class Builder:
             recipe=recipe_of(checked, variant),
             variant=variant,
             tools=tool_versions(),
+            reference=checked.reference,
         )
 
     def cached(self, checked: CheckedModel, variant: str) -> Built | NotBuilt | None:
@@ -238,6 +239,9 @@ class Builder:
     def _source_outputs(self, checked: CheckedModel, work: Path) -> str:
         """Return the blob of the source's outputs, made once for all variants; it lies in `work` afterwards."""
         path = work / _SOURCE_OUTPUTS
+        if checked.reference is not None:
+            self._blobs.materialise(checked.reference, path)
+            return checked.reference
         transforms = {name: each.model_dump(mode="json") for name, each in checked.preprocess.items()}
         parts = {"what": "source-outputs", "source": checked.source, "samples": checked.samples, "by": transforms}
         kept = self._work_dir / "outputs" / hex_of(check_key(parts, tool_versions()))

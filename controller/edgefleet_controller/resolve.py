@@ -11,7 +11,7 @@ from typing import Literal
 from edgefleet_contract.base import ByteCount, Digest
 from edgefleet_contract.errors import Location, ManifestError
 from edgefleet_contract.units import format_bytes
-from edgefleet_controller.compile.sources import wrong_folder, wrong_source
+from edgefleet_controller.compile.sources import hook_of, wrong_folder, wrong_source
 from edgefleet_controller.load import LoadedManifest, raise_problems
 from edgefleet_controller.words import nearest, shorten
 
@@ -75,7 +75,8 @@ def _place(root: Path, named: _Named) -> Path:
     if Path(named.text).is_absolute():
         raise _problem(named, "a path must be relative to the manifest's folder", "move the file there, or link it")
     try:
-        real = (root / named.text).resolve()
+        hook = hook_of(named.text) if named.kind == "source" else None
+        real = (root / (hook[0] if hook else named.text)).resolve()
         if not real.is_relative_to(root.resolve()):
             raise _problem(named, f"the path leaves the manifest's folder, to {real}", "move the file into it")
         if not real.exists():
@@ -124,7 +125,8 @@ def _check_header(path: Path, named: _Named) -> None:
     if size_bytes > limit_bytes:
         size, limit = format_bytes(size_bytes), format_bytes(limit_bytes)
         raise _problem(named, f"{path} has {size}; allowed: {limit}", "make it smaller")
-    wrong = _wrong_content(path.name, head, named.kind)
+    is_code = named.kind == "source" and hook_of(named.text) is not None and head
+    wrong = None if is_code else _wrong_content(path.name, head, named.kind)
     if wrong is not None:
         raise _problem(named, f"{path} {wrong[0]}", wrong[1])
 

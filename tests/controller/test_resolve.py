@@ -176,6 +176,28 @@ def test_a_saved_model_is_refused_with_how_to_convert_it(root: Path) -> None:
     assert "--saved-model" in (error.next_step or "")
 
 
+def test_a_function_of_the_users_is_resolved_to_the_file_it_stands_in(root: Path) -> None:
+    (root / "nets").mkdir()
+    (root / "nets" / "small.py").write_bytes(b"def make(): ...\n")
+    found = resolve_files(manifest(root, source='"nets.small:make"'))
+    assert found["nets.small:make"].path == root / "nets" / "small.py"
+    assert f"no such file: {root / 'nets' / 'large.py'}" in problem(root, source='"nets.large:make"').message
+
+
+def test_python_code_without_a_function_is_refused(root: Path) -> None:
+    (root / "net.py").write_bytes(b"def make(): ...\n")
+    error = problem(root, source="net.py")
+    assert "is Python code" in error.message
+    assert "net:FUNCTION" in (error.next_step or "")
+
+
+def test_an_exported_program_is_a_zip_archive(root: Path) -> None:
+    (root / "m.pt2").write_bytes(NPZ)
+    assert "m.pt2" in resolve_files(manifest(root, source="m.pt2"))
+    (root / "m.pt2").write_bytes(ONNX)
+    assert "torch.export.save" in problem(root, source="m.pt2").message
+
+
 def test_a_tflite_file_is_a_source(root: Path) -> None:
     (root / "m.tflite").write_bytes(b"\x1c\0\0\0TFL3")
     assert "m.tflite" in resolve_files(manifest(root, source="m.tflite"))

@@ -129,7 +129,9 @@ def of_model(
     from edgefleet_controller.cli.options import preprocess_of
     from edgefleet_controller.workbench import RANDOM_SAMPLES, Wanted, model_name
 
-    files = {str(each): _existing(each, what) for each, what in ((file, "MODEL"), (samples, "--samples")) if each}
+    files = {str(file): _source(file)}
+    if samples is not None:
+        files[str(samples)] = _existing(samples, "--samples")
     if calibration is not None:
         files[str(calibration)] = _existing(calibration, "--calibration")
     spec = record(
@@ -148,6 +150,21 @@ def _refuse_model_options(**given: object) -> None:
     if named:
         msg = f"{named[0]} goes with a model file; a manifest says it itself"
         raise UserInputError(msg, next_step="leave it out, or name the model file instead of the manifest")
+
+
+def _source(file: Path) -> Path:
+    """Return where a model lies: its file, or that of `module:function`. Raises UserInputError as a manifest would."""
+    from edgefleet_controller.compile.sources import hook_of, wrong_folder, wrong_source
+
+    hook = hook_of(str(file))
+    wrong = wrong_folder([each.name for each in file.iterdir()]) if file.is_dir() else None
+    path = file if wrong else _existing(Path(hook[0]) if hook else file, "MODEL")
+    if wrong is None and hook is None:
+        with path.open("rb") as stream:
+            wrong = wrong_source(path.name, stream.read(16))
+    if wrong is not None:
+        raise UserInputError(f"MODEL: {file} {wrong[0]}", next_step=wrong[1])
+    return path
 
 
 def _existing(path: Path, what: str) -> Path:

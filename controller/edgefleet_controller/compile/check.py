@@ -14,15 +14,17 @@ from edgefleet_contract.evidence import Task
 from edgefleet_contract.manifest import MetricSpec, ModelSpec, SamplesSpec
 from edgefleet_controller.api import FileRef
 from edgefleet_controller.blobs import BlobStore
-from edgefleet_controller.compile.key import check_key, tool_versions
+from edgefleet_controller.compile.key import check_key, tool_versions, torch_versions
 from edgefleet_controller.compile.locks import locked
 from edgefleet_controller.compile.protocol import IngestRequest, SamplesFile
 from edgefleet_controller.compile.records import CheckedModel
-from edgefleet_controller.compile.sources import FILE_NAMES, format_of
+from edgefleet_controller.compile.sources import FILE_NAMES, format_of, hook_of, is_torch
 from edgefleet_controller.compile.steps import StepError, Steps, keep_for_reproduction
 
 SAMPLES_FILE = "samples.npz"
 CALIBRATION_FILE = "calibration.npz"
+EXPORTED_FILE = "exported.onnx"
+REFERENCE_FILE = "reference.npz"
 
 
 class UnfitModelError(UserInputError):
@@ -87,6 +89,8 @@ class Checker:
         contents = {path: _file(name, path, files).digest for path in _paths(spec)}
         transforms = {each: transform.model_dump(mode="json") for each, transform in preprocess.items()}
         parts = {"model": name, "spec": described, "preprocess": transforms, "source": spec.source, "files": contents}
+        if is_torch(spec.source):
+            parts["torch"] = dict(torch_versions())
         return check_key(parts, tool_versions())
 
     def _kept(self, path: Path) -> CheckedModel | None:
@@ -94,7 +98,8 @@ class Checker:
             checked = CheckedModel.model_validate_json(path.read_bytes())
         except (FileNotFoundError, ValidationError):
             return None
-        there = all(self._blobs.has(digest) for digest in (checked.source, checked.samples, checked.calibration))
+        kept = (checked.source, checked.samples, checked.calibration, checked.reference)
+        there = all(self._blobs.has(digest) for digest in kept if digest is not None)
         return checked if there else None
 
     def _ingest(
@@ -103,11 +108,13 @@ class Checker:
         self._work_dir.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix="check-", dir=self._work_dir) as folder:
             work = Path(folder)
-            source = self._source(_file(name, spec.source, files).digest, work)
+            source = self._source(spec.source, _file(name, spec.source, files).digest, work)
+            hook = hook_of(spec.source)
             request = IngestRequest(
                 model=name,
                 source=str(source),
                 source_shown_as=spec.source,
+                function=hook[1] if hook else None,
                 samples=self._samples(name, spec.samples, work / "given-samples.npz", files),
                 calibration=self._samples(name, spec.calibration, work / "given-calibration.npz", files)
                 if spec.calibration
@@ -121,9 +128,13 @@ class Checker:
                 answer = self._steps.ingest(request)
             except StepError as error:
                 raise self._refusal(name, spec, error, work) from error
+            if answer.origin is not None:
+                self._blobs.put_file(work / EXPORTED_FILE)
             return CheckedModel(
                 name=name,
                 model=answer.model,
+                origin=answer.origin,
+                reference=self._blobs.put_file(work / REFERENCE_FILE) if answer.origin is not None else None,
                 samples=self._blobs.put_file(work / SAMPLES_FILE),
                 calibration=self._blobs.put_file(work / CALIBRATION_FILE),
                 samples_record=answer.samples,
@@ -133,12 +144,12 @@ class Checker:
                 license=spec.license,
             )
 
-    def _source(self, digest: str, work: Path) -> Path:
+    def _source(self, text: str, digest: str, work: Path) -> Path:
         """Lay the source out under a name that tells its format."""
         given = work / "given-source"
         self._blobs.materialise(digest, given)
         with given.open("rb") as stream:
-            return given.rename(work / FILE_NAMES[format_of(stream.read(16))])
+            return given.rename(work / FILE_NAMES[format_of(text, stream.read(16))])
 
     def _samples(self, name: str, spec: SamplesSpec, dest: Path, files: Mapping[str, FileRef]) -> SamplesFile:
         self._blobs.materialise(_file(name, spec.file, files).digest, dest)

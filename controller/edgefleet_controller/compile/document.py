@@ -24,6 +24,7 @@ from edgefleet_controller.compile.protocol import BuildAnswer
 from edgefleet_controller.compile.records import CheckedModel
 
 COVERAGE_FILE = "coverage.json"
+DRAWN = "the samples were drawn at random, which proves little"
 
 
 def make_document(
@@ -64,7 +65,7 @@ def make_document(
         files=tuple(files),
         build_key=key,
         options=options,
-        toolchain=dict(tool_versions()),
+        toolchain=dict(tool_versions()) | (checked.origin.tools if checked.origin else {}),
         min_runtime=made.min_runtime,
         calibration=checked.calibration if calibrated else None,
         rewrites=made.rewrites,
@@ -95,8 +96,14 @@ def ran(checked: CheckedModel, variant: str, ran_as: str, answer: CompareAnswer)
         worst_sqnr_db=answer.parity.worst_sqnr_db,
         metric_reference=metric.reference if metric else None,
         metric_measured=metric.measured if metric else None,
-        reason="the samples were drawn at random, which proves little" if random else answer.reason,
+        reason=DRAWN if random else answer.reason or _compared_with(checked),
     )
+
+
+def _compared_with(checked: CheckedModel) -> str | None:
+    if checked.origin is None:
+        return None
+    return f"compared with PyTorch {checked.origin.tools['torch']} itself, from which its ONNX source was exported"
 
 
 def self_check(
@@ -157,6 +164,8 @@ def summarise(coverage: Coverage) -> CoverageSummary:
 
 def _provenance(checked: CheckedModel, *, calibrated: bool) -> Provenance:
     materials = [Material(name="source", digest=checked.source), Material(name="samples", digest=checked.samples)]
+    if checked.origin is not None:
+        materials.insert(0, Material(name="exported from", digest=checked.origin.digest))
     if calibrated:
         materials.append(Material(name="calibration", digest=checked.calibration))
     return Provenance(materials=tuple(materials), license=checked.license)

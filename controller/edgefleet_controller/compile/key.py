@@ -40,6 +40,11 @@ def tool_versions() -> Mapping[str, str]:
     }
 
 
+def torch_versions() -> Mapping[str, str]:
+    """Return what exports PyTorch's sources and its version, read without importing it."""
+    return {"torch": _version("torch"), "onnxscript": _version("onnxscript")}
+
+
 def _version(name: str) -> str:
     try:
         return version(name)
@@ -61,8 +66,9 @@ def build_key(
     recipe: Recipe,
     variant: str,
     tools: Mapping[str, str],
+    reference: str | None = None,
 ) -> str:
-    """Return the key of a build. `source`, `samples` and `calibration` are digests of canonical files."""
+    """Return the key of a build. `source`, `samples`, `calibration` and `reference` are digests of canonical files."""
     return digest_bytes(
         canonical_json(
             {
@@ -79,6 +85,7 @@ def build_key(
                 "recipe": recipe.model_dump(mode="json"),
                 "variant": variant,
                 "tools": dict(tools),
+                **({"reference": reference} if reference else {}),
             }
         )
     )

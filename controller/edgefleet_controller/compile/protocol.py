@@ -38,6 +38,8 @@ class IngestRequest(Record):
     model: Name
     source: FilePath
     source_shown_as: str
+    function: str | None = None
+    """The function of a source that is Python code."""
     samples: SamplesFile
     calibration: SamplesFile | None = None
     preprocess: dict[TensorName, InputTransform] = {}
@@ -70,6 +72,15 @@ class ModelRecord(Record):
     operators: dict[str, Count]
 
 
+class Origin(Record):
+    """What a source that is not built itself was exported from, into the ONNX file that is."""
+
+    digest: Digest
+    """Of the user's file."""
+    tools: dict[str, str]
+    """What exported it and gave the reference outputs, with its version."""
+
+
 class SamplesRecord(Record):
     """What became of the samples."""
 
@@ -88,6 +99,8 @@ class IngestAnswer(Record):
 
     kind: Literal["ingest"] = "ingest"
     model: ModelRecord
+    origin: Origin | None = None
+    """Where the source was exported: `exported.onnx` and `reference.npz` were written too."""
     samples: SamplesRecord
 
 

@@ -34,11 +34,18 @@ def draw(request: RandomSamplesRequest) -> RandomSamplesAnswer:
 
 def _inputs(source: Path) -> tuple[TensorSpec, ...]:
     with source.open("rb") as stream:
-        is_tflite = sources.format_of(stream.read(16)) == "tflite"
-    if is_tflite:
+        form = sources.format_of(source.name, stream.read(16))
+    if form == "tflite":
         from edgefleet_controller.compile.tflite import given
 
         return given.specs(source)[0]
+    if source.suffix == ".py":
+        what = "is Python code, which does not say what it takes, so no samples can be drawn for it"
+        raise CompileFaultError("source", what, next_step="give real ones: --samples FILE")
+    if form == "torch-program":
+        from edgefleet_controller.compile import sources_torch
+
+        return sources_torch.input_specs(source)
     return onnx_check.io_specs(onnx_check.load(source))[0]
 
 

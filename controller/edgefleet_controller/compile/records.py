@@ -13,7 +13,7 @@ from edgefleet_contract.evidence import Task, Verdict
 from edgefleet_contract.report import Tried
 from edgefleet_contract.tuning import Recipe
 from edgefleet_contract.variant import VariantName
-from edgefleet_controller.compile.protocol import DynamicAxes, ModelRecord, SamplesRecord
+from edgefleet_controller.compile.protocol import DynamicAxes, ModelRecord, Origin, SamplesRecord
 
 DurationS = Annotated[float, Field(ge=0)]
 
@@ -23,6 +23,9 @@ class CheckedModel(Record):
 
     name: Name
     model: ModelRecord
+    origin: Origin | None = None
+    reference: Digest | None = None
+    """The source's outputs on the samples, where only the check could run it."""
     samples: Digest
     calibration: Digest
     samples_record: SamplesRecord

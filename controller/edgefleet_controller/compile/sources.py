@@ -2,32 +2,62 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from typing import Literal
 
 from edgefleet_contract.variant import Variant
 from edgefleet_controller.compile.protocol import ModelRecord
 
-Format = Literal["onnx", "tflite"]
+Format = Literal["onnx", "tflite", "torch-program", "torch-module"]
 
-FILE_NAMES: Mapping[Format, str] = {"onnx": "source.onnx", "tflite": "source.tflite"}
-"""What a source is called in a build's folder: readers choose by suffix."""
+FILE_NAMES: Mapping[Format, str] = {
+    "onnx": "source.onnx",
+    "tflite": "source.tflite",
+    "torch-program": "source.pt2",
+    "torch-module": "source.py",
+}
+"""What a source is called in the folder it is worked on in: readers choose by suffix."""
+_HOOK = re.compile(r"([A-Za-z_][A-Za-z0-9_.]*):([A-Za-z_][A-Za-z0-9_]*)")
 TFLITE_MARK = b"TFL3"
 """TFLite's file identifier, at byte 4."""
 _HDF5, _NUMPY, _ZIP, _PICKLE = b"\x89HDF", b"\x93NUMPY", b"PK", b"\x80\x02"
-TAKEN = "ONNX (.onnx) or TFLite (.tflite)"
+TAKEN = "ONNX (.onnx), TFLite (.tflite), torch.export (.pt2) or module:function"
 """What a source may be, in words."""
 _KERAS_STEP = (
     "convert it where TensorFlow is: `python -m tf2onnx.convert --keras MODEL --output model.onnx` for every target, "
     "or `tf.lite.TFLiteConverter` to a .tflite file for tflite/* only"
 )
 _SAVED_MODEL_STEP = _KERAS_STEP.replace("--keras MODEL", "--saved-model FOLDER")
-_TORCH_STEP = "export it: torch.onnx.export(model, example_inputs, 'model.onnx', dynamo=True)"
+_TORCH_STEP = (
+    "export the model: torch.export.save(torch.export.export(model.eval(), example_inputs), 'model.pt2'), or "
+    "torch.onnx.export(model, example_inputs, 'model.onnx', dynamo=True)"
+)
 
 
-def format_of(head: bytes) -> Format:
-    """Return the format of a source whose first bytes nothing speaks against; see `wrong_source`."""
-    return "tflite" if head[4:8] == TFLITE_MARK else "onnx"
+def hook_of(text: str) -> tuple[str, str] | None:
+    """Return the file and the function of a source written `module:function`, or None: it is a file's path."""
+    found = _HOOK.fullmatch(text)
+    return (found[1].replace(".", "/") + ".py", found[2]) if found else None
+
+
+def is_torch(text: str) -> bool:
+    """Return whether a source, as the manifest writes it, is PyTorch's."""
+    return text.lower().endswith(".pt2") or hook_of(text) is not None
+
+
+def format_of(text: str, head: bytes) -> Format:
+    """Return the format of a source that nothing speaks against; see `wrong_source`.
+
+    Args:
+        text: the source as the manifest writes it.
+        head: its first bytes.
+    """
+    if hook_of(text) is not None:
+        return "torch-module"
+    if head[4:8] == TFLITE_MARK:
+        return "tflite"
+    return "torch-program" if head.startswith(_ZIP) else "onnx"
 
 
 def wrong_source(name: str, head: bytes) -> tuple[str, str] | None:
@@ -46,15 +76,21 @@ def wrong_source(name: str, head: bytes) -> tuple[str, str] | None:
             f"is a Python pickle (weights saved by PyTorch?), which is never loaded; a source is {TAKEN}",
             _TORCH_STEP,
         )
+    if name.endswith(".py"):
+        return "is Python code", f"name the function that returns the model: {name.removesuffix('.py')}:FUNCTION"
+    if name.endswith(".pt2") and not head.startswith(_ZIP):
+        return "is no program saved by torch.export.save, which writes a ZIP archive", _TORCH_STEP
     return _wrong_zip(name) if head.startswith(_ZIP) else None
 
 
-def _wrong_zip(name: str) -> tuple[str, str]:
+def _wrong_zip(name: str) -> tuple[str, str] | None:
     suffix = name.rpartition(".")[2].lower()
+    if suffix == "pt2":
+        return None
     if suffix == "keras":
         return f"is a Keras model; a source is {TAKEN}", _KERAS_STEP
-    if suffix in {"pt", "pth", "pt2", "bin"}:
-        return f"is a PyTorch file; a source is {TAKEN}", _TORCH_STEP
+    if suffix in {"pt", "pth", "bin"}:
+        return f"is a PyTorch file of weights or TorchScript; a source is {TAKEN}", _TORCH_STEP
     return f"is a ZIP archive (`.npz`, `.keras`, `.pt`?), not a model; a source is {TAKEN}", "name the model's file"
 
 

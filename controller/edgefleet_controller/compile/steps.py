@@ -127,7 +127,8 @@ class ChildSteps:
 
     def ingest(self, request: IngestRequest) -> IngestAnswer:
         """Check a model with its samples. Raises StepError."""
-        return _compile(request, self._limits.check, IngestAnswer)
+        exports = Path(request.source).suffix in {".pt2", ".py"}
+        return _compile(request, self._limits.build if exports else self._limits.check, IngestAnswer)
 
     def build(self, request: BuildRequest) -> BuildAnswer:
         """Make a model file. Raises StepError."""
