@@ -46,6 +46,10 @@ _LARGE_OFFSET = 0.15
 """An offset of this share of the channel's deviation needs less support: healthy ones reach 0.38 only inside noise."""
 _OUTSTANDING_SIGMAS = 3.0
 """Among n channels the widest healthy one leans 4.4 deviations at n = 1,000; allowed are 3 + log10 n."""
+_ONE_TEST = 0.6
+"""The whole tensor is one test, not one of many: 3 deviations instead of 5."""
+_POOLED_SIGMAS = 8.0
+_MIN_POOLED_N = 2.0
 _MIN_POINTS_N = 8
 _MIN_SAMPLES_N = 3.0
 _MIN_CLUSTERS_N = 4
@@ -120,7 +124,8 @@ def _check_tensor_gain(pair: Pair) -> Finding | None:
         return None
     factor = _UNIFORM_GAIN_PER_NOISE if _is_uniform(pair, gain) else _GAIN_PER_NOISE
     allowed = max(pair.claim.gain, factor * float(fit.noise_to_signal[0]))
-    if abs(gain) <= max(allowed, float(fit.chance[0]), *_chances_by_channel(pair)):
+    chance = _ONE_TEST * max(float(fit.chance[0]), *_chances_by_channel(pair), 0.0)
+    if abs(gain) <= max(allowed, chance):
         return None
     return Finding(ParityCheck.GAIN, f"scaled by {1 + gain:.4f}; noise explains {1 - allowed:.4f} to {1 + allowed:.4f}")
 
@@ -161,13 +166,25 @@ def _check_channel_gain(pair: Pair, axis: int) -> Finding | None:
     per_noise = _CHANNEL_GAIN_PER_NOISE + _CHANNEL_GAIN_PER_NOISE_FEW / np.maximum(fit.samples_n, 1.0)
     outstanding = (_OUTSTANDING_SIGMAS + np.log10(max(1, int(live.sum())))) * spread
     allowed = np.maximum(pair.claim.channel_gain, per_noise * fit.noise_to_signal)
-    allowed = np.maximum(allowed, np.maximum(outstanding, fit.chance))
+    allowed = np.maximum(allowed, np.maximum(outstanding, np.minimum(fit.chance, _pooled_chance(fit, live))))
     bad = np.flatnonzero(live & (lean > allowed))
     if not bad.size:
         return None
     worst = bad[np.argmax(lean[bad] / allowed[bad])]
     reason = f"axis {axis}: channel {worst} is scaled by {1 + fit.gain[worst]:.4f}, the others by {1 + centre:.4f}"
     return Finding(ParityCheck.GAIN, reason)
+
+
+def _pooled_chance(fit: Fit, live: Flags) -> Floats:
+    """Return the gain error that chance explains where few samples hold a channel, with the noise of all channels.
+
+    A channel's own noise is then uncertain; the typical channel's is not. Infinite without four live channels.
+    """
+    if live.sum() < _MIN_CLUSTERS_N:
+        return np.full_like(fit.gain, np.inf)
+    noise = np.maximum(fit.noise, float(np.median(fit.noise[live])))
+    signal = np.maximum(fit.deviation, np.finfo(np.float64).tiny) * np.sqrt(np.maximum(fit.samples_n, 1.0))
+    return np.where(fit.samples_n < _MIN_POOLED_N, np.inf, _POOLED_SIGMAS * noise / signal)
 
 
 def live_channels(peak: Floats, reference: Floats) -> Flags:

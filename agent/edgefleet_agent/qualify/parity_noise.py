@@ -21,7 +21,8 @@ from edgefleet_agent.qualify.parity_tensor import (
 )
 from edgefleet_contract.evidence import ParityCheck
 
-_OUTLIER_MIN_SIGMA_DB = 1.5
+_OUTLIER_MIN_SIGMA_DB = 2.0
+_OUTLIER_MAX_SIGMAS = 8.0
 _FLOOR_QUANTA = 2.0
 _MIN_OUTLIER_N = 4
 _ODDS_MOVED = 2.5
@@ -138,7 +139,8 @@ def _expected_low_db(sqnr_db: Floats) -> float:
     median_db = float(np.median(finite))
     below = median_db - finite[finite < median_db]
     sigma_db = MAD_TO_SIGMA * float(np.median(below)) if below.size else 0.0
-    return median_db - float(critical_sigmas(len(sqnr_db))) * max(sigma_db, _OUTLIER_MIN_SIGMA_DB)
+    sigmas = min(float(critical_sigmas(len(sqnr_db))), _OUTLIER_MAX_SIGMAS)
+    return median_db - sigmas * max(sigma_db, _OUTLIER_MIN_SIGMA_DB)
 
 
 def odds_moved(pair: Pair) -> Floats | None:

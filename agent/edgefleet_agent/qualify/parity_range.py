@@ -31,7 +31,7 @@ _SUM_MOVED = 0.12
 """Where the output itself was not quantised, softmax came last and sums are 1; this leaves room."""
 _FEW_LEVELS_N = 24
 _LEVEL_RATIO = 6.0
-_LEVELS_MIN_N = 200
+_LEVELS_MIN_N = 64
 
 
 def check_constant(pair: Pair) -> Finding | None:
