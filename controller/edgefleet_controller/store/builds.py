@@ -8,6 +8,7 @@ from edgefleet_contract.artifact import ArtifactDocument
 from edgefleet_controller.compile.records import BuildRecord
 from edgefleet_controller.store.concern import Concern
 from edgefleet_controller.store.database import insert_into, upsert
+from edgefleet_controller.store.flatten import artifact_columns
 from edgefleet_controller.store.tables import artifacts, builds
 
 
@@ -24,7 +25,7 @@ class Builds(Concern):
     def record_build(self, record: BuildRecord) -> None:
         """Remember a build; the newest of a key counts. Its artifact, where there is one, must be known."""
         with self._database.write() as connection:
-            upsert(connection, builds, [{**record.model_dump(mode="json"), "built_at_ns": self._now_ns()}])
+            upsert(connection, builds, [{**record.model_dump(mode="json", exclude={"notes"}), "built_at_ns": self._now_ns()}])
 
     def put_artifact(self, document: ArtifactDocument, at_ns: int) -> None:
         """Remember an artifact, made at `at_ns` (Unix time). Known artifacts stay as they are."""
@@ -36,6 +37,7 @@ class Builds(Concern):
             "document_bytes": len(document.canonical_json()),
             "total_bytes": document.total_bytes,
             "created_at_ns": at_ns,
+            **artifact_columns(document),
         }
         with self._database.write() as connection:
             connection.execute(insert_into(connection, artifacts).values(row).on_conflict_do_nothing())

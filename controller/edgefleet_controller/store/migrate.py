@@ -12,7 +12,7 @@ from edgefleet_contract.errors import UserInputError
 if TYPE_CHECKING:
     from alembic.config import Config
 
-HEAD = "0002"
+HEAD = "0003"
 """The newest migration; a test keeps it so."""
 
 MIGRATIONS = Path(__file__).parent / "migrations"

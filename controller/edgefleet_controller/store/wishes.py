@@ -89,4 +89,6 @@ def _model_row(state: DesiredState, wish: DesiredModel) -> dict[str, Any]:
         "limit_p99_ms": latency.p99_ms,
         "limit_peak_bytes": wish.accept.memory.peak_bytes,
         "limit_per_inference_mj": wish.accept.energy.per_inference_mj,
+        "limit_scenario": latency.scenario.value,
+        "limit_if_unmeasured": wish.accept.energy.if_unmeasured.value,
     }

@@ -117,7 +117,10 @@ def fill_up(store: Store) -> None:
     with store._database.write() as connection:
         pages = connection.scalar(text("PRAGMA page_count"))
         connection.execute(text(f"PRAGMA max_page_count = {pages}"))
-        row = text("INSERT INTO artifacts VALUES ('d', 'm', 'v', :blob, 1, 1, 1)")
+        row = text(
+            "INSERT INTO artifacts (digest, model, variant, document, document_bytes, total_bytes, created_at_ns)"
+            " VALUES ('d', 'm', 'v', :blob, 1, 1, 1)"
+        )
         connection.execute(row, {"blob": "x" * 1_000_000})
 
 
