@@ -33,11 +33,28 @@ def coverage(request: CoverageRequest) -> Coverage:
         raise CompileFaultError("source", f"is a TFLite file; {variant} takes ONNX")
     if variant.runtime == "ort":
         return _ort(path, variant)
-    module = importlib.import_module(target_of(variant).module)
-    if is_tflite or variant.runtime != "tflite":
-        found: Coverage = module.coverage_of(path, variant.target)
-        return found
-    return _converted(path, variant, Path(request.work_dir))
+    if is_tflite:
+        return _tflite(path, variant)
+    if variant.runtime == "tflite":
+        return _converted(path, variant, Path(request.work_dir))
+    found: Coverage = importlib.import_module(target_of(variant).module).coverage_of(path, variant.target)
+    return found
+
+
+def _tflite(path: Path, variant: Variant) -> Coverage:
+    from edgefleet_controller.compile.tflite import given
+    from edgefleet_controller.compile.tflite.coverage import coverage_of
+
+    given.read(path.read_bytes())
+    found = coverage_of(path, variant.target)
+    if found is None:
+        raise CompileFaultError(
+            "variant",
+            f"{variant.target}: no table says which operators it takes, only the engine itself does",
+            family="unsupported",
+            next_step="qualify it on a device (fleet apply): the evidence holds where each operator ran",
+        )
+    return found
 
 
 def _converted(path: Path, variant: Variant, work_dir: Path) -> Coverage:
@@ -57,8 +74,8 @@ def _converted(path: Path, variant: Variant, work_dir: Path) -> Coverage:
             work_dir=str(scratch),
         )
     )
-    found: Coverage = made.coverage or module.coverage_of(out, variant.target)
-    return found
+    told: Coverage | None = made.coverage
+    return told or _tflite(out, variant)
 
 
 def _ort(path: Path, variant: Variant) -> Coverage:

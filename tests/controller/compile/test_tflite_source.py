@@ -15,10 +15,10 @@ from edgefleet_contract.errors import UserInputError
 from edgefleet_contract.evidence import Verdict
 from edgefleet_contract.variant import parse_variant
 from edgefleet_controller.build import Built, ChildSteps, NotBuilt
-from edgefleet_controller.compile import sources
+from edgefleet_controller.compile import coverage, sources
 from edgefleet_controller.compile.fault import CompileFaultError
-from edgefleet_controller.compile.protocol import ModelRecord
-from edgefleet_controller.compile.tflite import flatbuffer, given, graph, quantise
+from edgefleet_controller.compile.protocol import CoverageRequest, ModelRecord
+from edgefleet_controller.compile.tflite import flatbuffer, given, graph, interpreter, quantise
 from edgefleet_controller.compile.tflite.precision import precision_of
 
 DIGEST = "sha256:" + "5" * 64
@@ -103,6 +103,47 @@ def test_a_model_that_keeps_state_is_not_called_nondeterministic(bench: Any, wak
         source="m.tflite", samples={"file": "f.npz", "inputs": {inputs[0]: "serving_default_input_1:0"}}
     )
     assert checked.model.reference == "tflite/xnnpack/int8"
+
+
+def test_a_graph_that_xnnpack_prepares_and_cannot_run_is_run_without_it(
+    monkeypatch: pytest.MonkeyPatch, digits: bytes
+) -> None:
+    real = interpreter.Interpreter._run
+
+    def run(self: interpreter.Interpreter, feeds: Any) -> Any:
+        if self.delegated:
+            raise RuntimeError("Node number 3 (XNNPACK) failed to invoke")
+        return real(self, feeds)
+
+    monkeypatch.setattr(interpreter.Interpreter, "_run", run)
+    assert given.open_source(digits, DIGEST)[0].reference == "tflite/cpu/fp32"
+
+
+def test_zeros_that_a_model_does_not_take_say_nothing_of_its_kernels(
+    monkeypatch: pytest.MonkeyPatch, digits: bytes
+) -> None:
+    def run(self: interpreter.Interpreter, feeds: Any) -> Any:
+        raise RuntimeError("gather index out of bounds")
+
+    monkeypatch.setattr(interpreter.Interpreter, "_run", run)
+    assert given.open_source(digits, DIGEST)[0].reference == "tflite/xnnpack/fp32"
+
+
+# -- where its operators would run -------------------------------------------------------------------------------
+
+
+def coverage_of(path: Path, variant: str) -> Any:
+    return coverage.coverage(CoverageRequest(model=str(path), variant=variant, work_dir=str(path.parent)))
+
+
+def test_the_edge_tpus_table_is_asked_about_a_file_as_it_is(wake_word: bytes, tmp_path: Path) -> None:
+    (tmp_path / "m.tflite").write_bytes(wake_word)
+    found = coverage_of(tmp_path / "m.tflite", "tflite/edgetpu/int8")
+    assert found.target == "tflite/edgetpu"
+    assert found.first_blocking is not None
+    assert found.first_blocking.type == "CALL_ONCE"
+    with pytest.raises(CompileFaultError, match="no table says"):
+        coverage_of(tmp_path / "m.tflite", "tflite/xnnpack/int8")
 
 
 # -- refusing ----------------------------------------------------------------------------------------------------

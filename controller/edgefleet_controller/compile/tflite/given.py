@@ -68,6 +68,7 @@ def open_source(data: bytes, digest: str) -> tuple[ModelRecord, Runnable]:
             f"is refused by LiteRT: {error}",
             next_step="convert it again, with TFLite's own operators only (no Flex or custom ones)",
         ) from error
+    _try_once(interpreter)
     return _record(found, interpreter, digest), Runnable(lambda: Runner(data), (RefusedError, KeyError))
 
 
@@ -83,6 +84,15 @@ def specs(path: Path) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
     """Return the inputs and outputs of a source, sizes that may change by name. Raises CompileFaultError."""
     record, _ = open_source(path.read_bytes(), "sha256:" + "0" * 64)
     return record.inputs, record.outputs
+
+
+def _try_once(interpreter: Interpreter) -> None:
+    """Run a file on zeros, so that a graph XNNPACK prepared and cannot run is known; a model may not take zeros."""
+    taken = interpreter.delegated
+    try:
+        interpreter.run({port.name: np.zeros(port.shape, port.dtype) for port in interpreter.inputs})
+    except (RefusedError, TypeError):
+        interpreter.delegated = taken
 
 
 def _record(found: Graph, interpreter: Interpreter, digest: str) -> ModelRecord:
