@@ -20,6 +20,8 @@ logger = logging.getLogger(__name__)
 
 SIGNATURE = "serving_default"
 _EVERY = ".*"
+_SUMS = ("ADD", "SUB", "MUL", "DIV", "MEAN", "SQRT", "RSQRT", "SQUARED_DIFFERENCE")
+"""What residual sums and norms are made of."""
 OUTPUT_ROOM = 0.2
 """Of 1,000 digits the largest logit lay 12 % of the range beyond those of 200 others; it costs 3 dB at the output."""
 Library: TypeAlias = Any
@@ -41,28 +43,35 @@ def int8_dynamic(data: bytes) -> bytes:
     return versions.stamp(_quantise(data, _dynamic_recipe))
 
 
-def static(data: bytes, feeds: Sequence[Arrays], *, activation_bits: int) -> dict[str, bytes]:
+def static(data: bytes, feeds: Sequence[Arrays], *, activation_bits: int, float_sums: bool = False) -> dict[str, bytes]:
     """Return files with int8 weights a channel and activations of 8 or 16 bits, one by each calibration method.
 
     `minmax` takes the widest range seen, `smoothed` the quantiser's own moving average, which ignores rare peaks. The
-    outputs' ranges are the widest with some room in both: what comes out must not stick.
+    outputs' ranges are the widest with some room in both: what comes out must not stick. `minmax-products` is for
+    transformers: products are integers, the residual sums and norms between them stay float (3 to 4 dB more).
 
     Args:
         data: the fp32 file.
         feeds: real inputs by the file's names, in its layout, that ranges are taken from.
         activation_bits: 8 or 16.
+        float_sums: whether a file with integers in its products only may be made as well.
 
     Raises:
         QuantisationError: the quantiser does not manage this graph.
     """
     recipe = _static_recipe(activation_bits)
+    content = graph.read(data)
+    is_transformer = any(op.type == "BATCH_MATMUL" for op in content.operators)
     with _faults(), _quiet():
         widest, smoothed = (_ranges(data, recipe, feeds, widest=each) for each in (True, False))
-        outputs = graph.output_chain(graph.read(data))
+        outputs = graph.output_chain(content)
         roomy = widened(widest, outputs)
         of_outputs = {name: found for name, found in roomy.items() if name in outputs}
         each = {"minmax": roomy, "smoothed": {**smoothed, **of_outputs}}
-        return {name: versions.stamp(_export(data, recipe, ranges)) for name, ranges in each.items()}
+        made = {name: _export(data, recipe, ranges) for name, ranges in each.items()}
+        if float_sums and is_transformer:
+            made["minmax-products"] = _export(data, _static_recipe(activation_bits, float_sums=True), roomy)
+        return {name: versions.stamp(file) for name, file in made.items()}
 
 
 def widened(ranges: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
@@ -106,7 +115,7 @@ def _dynamic_recipe() -> Recipe:
     return made
 
 
-def _static_recipe(activation_bits: int) -> Recipe:
+def _static_recipe(activation_bits: int, *, float_sums: bool = False) -> Recipe:
     """Return the recipe with float edges, and one scale for the second operand of BATCH_MATMUL.
 
     With a scale a channel, which no kernel of it has, transformers come out as noise (2 dB instead of 38).
@@ -117,7 +126,7 @@ def _static_recipe(activation_bits: int) -> Recipe:
         operations, per_tensor = qtyping.TFLOperationName, qtyping.QuantGranularity.TENSORWISE
         manager.add_static_config(_EVERY, every, activation_bits, 8)
         manager.add_static_config(_EVERY, operations.BATCH_MATMUL, activation_bits, 8, per_tensor)
-        for edge in (operations.INPUT, operations.OUTPUT):
+        for edge in (operations.INPUT, operations.OUTPUT, *(_SUMS if float_sums else ())):
             manager.add_quantization_config(_EVERY, edge, algorithm_key=algorithm.NO_QUANTIZE)
 
     return _recipe(add)

@@ -94,7 +94,8 @@ def _int16x8(request: BuildRequest, inputs: Specs, floats: FloatFile) -> Made:
 
 def _static(request: BuildRequest, inputs: Specs, floats: FloatFile, *, activation_bits: int) -> Made:
     feeds = [floats.feed(feed) for feed in _feeds(request.calibration, inputs, request)]
-    files = quantise.static(floats.data, feeds, activation_bits=activation_bits)
+    on_cpu = parse_variant(request.variant).engine in {"cpu", "xnnpack"}  # accelerators want integers throughout
+    files = quantise.static(floats.data, feeds, activation_bits=activation_bits, float_sums=on_cpu)
     judge = open_judge(request, inputs, JUDGED_MAX_N)
     scores = {method: judge.score(_outputs(data, floats, judge)) for method, data in files.items()}
     best = max(scores, key=lambda method: scores[method].rank)
