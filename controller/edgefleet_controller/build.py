@@ -35,6 +35,7 @@ from edgefleet_controller.compile.records import (
     CheckedModel,
     MemoryBuildCache,
     NotBuilt,
+    Notes,
 )
 from edgefleet_controller.compile.registry import buildable, host_variant, target_of
 from edgefleet_controller.compile.sources import FILE_NAMES, other_kernels, refusal
@@ -139,7 +140,7 @@ class Builder:
         document = ArtifactDocument.model_validate_json(self._blobs.read(record.artifact))
         if not all(self._blobs.has(file.digest) for file in document.files):
             return None
-        return _built(key, document, duration_s=record.duration_s, cached=True)
+        return _built(key, document, duration_s=record.duration_s, cached=True, notes=record.notes)
 
     def build(self, checked: CheckedModel, variant: str, on_progress: BuildProgress | None = None) -> Built | NotBuilt:
         """Build one variant, or return what it came to before.
@@ -178,16 +179,17 @@ class Builder:
 
         with TemporaryDirectory(prefix="build-", dir=self._work_dir) as folder:
             try:
-                document = self._make(checked, variant, key, Path(folder), tell)
+                document, notes = self._make(checked, variant, key, Path(folder), tell)
             except StepError as error:
                 tell(f"failed: {error.message[:300]}", int(_STEPS_N))
                 return self._failed(checked, variant, key, error, Path(folder), self._monotonic_s() - started_s)
         self._blobs.put_bytes(document.canonical_json())
         duration_s = self._monotonic_s() - started_s
         self._cache.put_artifact(document, self._now_ns())
-        self._cache.record_build(_record(checked, variant, key, Verdict.QUALIFIED, duration_s, document.digest))
+        record = _record(checked, variant, key, Verdict.QUALIFIED, duration_s, document.digest)
+        self._cache.record_build(record.model_copy(update={"notes": notes}))
         tell("built", int(_STEPS_N))
-        return _built(key, document, duration_s=duration_s, cached=False)
+        return _built(key, document, duration_s=duration_s, cached=False, notes=notes)
 
     def _failed(
         self, checked: CheckedModel, variant: str, key: str, error: StepError, work: Path, duration_s: float
@@ -205,7 +207,7 @@ class Builder:
 
     def _make(
         self, checked: CheckedModel, variant: str, key: str, work: Path, tell: Callable[[str, int], None]
-    ) -> ArtifactDocument:
+    ) -> tuple[ArtifactDocument, Notes]:
         for digest, name in (
             (checked.source, _source_name(checked)),
             (checked.samples, _SAMPLES),
@@ -234,7 +236,8 @@ class Builder:
         if made.coverage is not None:
             (work / COVERAGE_FILE).write_bytes(made.coverage.canonical_json())
             files.append(self._keep(work / COVERAGE_FILE, FileRole.COVERAGE))
-        return make_document(checked, variant, key=key, made=made, files=files, host_check=host_check)
+        document = make_document(checked, variant, key=key, made=made, files=files, host_check=host_check)
+        return document, made.notes
 
     def _source_outputs(self, checked: CheckedModel, work: Path) -> str:
         """Return the blob of the source's outputs, made once for all variants; it lies in `work` afterwards."""
@@ -385,11 +388,13 @@ def _record(
     )
 
 
-def _built(key: str, document: ArtifactDocument, *, duration_s: float, cached: bool) -> Built:
+def _built(key: str, document: ArtifactDocument, *, duration_s: float, cached: bool, notes: Notes) -> Built:
     candidate = Candidate(
         variant=document.variant,
         artifact=document.digest,
         document_bytes=len(document.canonical_json()),
         total_bytes=document.total_bytes,
     )
-    return Built(key=key, document=document, candidate=candidate, cached=cached, duration_s=max(0.0, duration_s))
+    return Built(
+        key=key, document=document, candidate=candidate, cached=cached, duration_s=max(0.0, duration_s), notes=notes
+    )

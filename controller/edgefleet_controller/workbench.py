@@ -22,6 +22,7 @@ from edgefleet_controller.blobs import BlobStore
 from edgefleet_controller.build import Builder, BuildProgress, Built, CheckedModel, NotBuilt
 from edgefleet_controller.compile.cache import FolderBuildCache
 from edgefleet_controller.compile.protocol import RandomSamplesRequest
+from edgefleet_controller.compile.records import Notes
 from edgefleet_controller.compile.sources import own_chains
 from edgefleet_controller.compile.steps import ChildSteps, StepError
 from edgefleet_controller.planner import DEFAULT_CHAINS
@@ -53,6 +54,8 @@ class BuildRow(Record):
     """Evidence level: how far it was proven here."""
     cached: bool = False
     build_s: float | None = None
+    notes: Notes = {}
+    """What was measured while building, on this machine: `speedup_vs_fp32`."""
     reproduce: str | None = None
     """A folder with the inputs and the exact command of the step that failed."""
 
@@ -217,6 +220,7 @@ class Workbench:
             evidence=check.level.value if check is not None else None,
             cached=outcome.cached,
             build_s=round(outcome.duration_s, 3),
+            notes=outcome.notes,
         )
 
     def write(self, document: ArtifactDocument, dest: Path) -> Path:

@@ -33,6 +33,10 @@ def draw_builds(console: Console, report: BuildReport) -> None:
         fixed=["variant", "verdict", "size", "agreement", "SQNR dB", "metric"],
     )
     for row in report.builds:
+        if "speedup_vs_fp32" in row.notes:
+            low, high = row.notes.get("speedup_vs_fp32_min"), row.notes.get("speedup_vs_fp32_max")
+            speed = f"{row.notes['speedup_vs_fp32']} × as fast as its source here ({low} … {high})"
+            console.print(f"\n{row.model} {row.variant}: {speed}", soft_wrap=True)
         if row.reason:
             console.print(f"\n{row.model} {row.variant}: {row.reason}", soft_wrap=True)
         if row.reproduce:

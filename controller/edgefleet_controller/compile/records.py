@@ -13,7 +13,10 @@ from edgefleet_contract.evidence import Task, Verdict
 from edgefleet_contract.report import Tried
 from edgefleet_contract.tuning import Recipe
 from edgefleet_contract.variant import VariantName
-from edgefleet_controller.compile.protocol import DynamicAxes, ModelRecord, Origin, SamplesRecord
+from edgefleet_controller.compile.protocol import DynamicAxes, ModelRecord, OptionValue, Origin, SamplesRecord
+
+Notes = dict[str, OptionValue]
+"""What was measured while something was built and is no part of it: it differs from run to run."""
 
 DurationS = Annotated[float, Field(ge=0)]
 
@@ -53,6 +56,7 @@ class BuildRecord(Record):
     verdict: Verdict
     reason: Reason | None = None
     duration_s: DurationS
+    notes: Notes = {}
 
 
 class Built(Record):
@@ -64,6 +68,7 @@ class Built(Record):
     cached: bool
     duration_s: DurationS
     """What making it took, when it was made."""
+    notes: Notes = {}
 
 
 class NotBuilt(Record):
