@@ -52,8 +52,8 @@ class Claim:
 
 CLAIMS: Mapping[str, Claim] = {
     "fp32": Claim(1e-6, median_db=60, worst_db=50, gain=2e-3, channel_gain=5e-3, agreement=0.99),
-    "fp16": Claim(2**-10, median_db=36, worst_db=30, gain=0.01, channel_gain=0.03, agreement=0.97),
-    "bf16": Claim(2**-7, median_db=20, worst_db=14, gain=0.03, channel_gain=0.2, agreement=0.9),
+    "fp16": Claim(2**-10, median_db=36, worst_db=30, gain=0.01, channel_gain=0.05, agreement=0.97),
+    "bf16": Claim(2**-7, median_db=20, worst_db=14, gain=0.12, channel_gain=0.3, agreement=0.9),
     "int16x8": Claim(2**-11, median_db=13, worst_db=7, gain=0.03, channel_gain=0.08, agreement=0.88, calibrated=True),
     "int8": Claim(2**-8, median_db=12, worst_db=7, gain=0.03, channel_gain=0.08, agreement=0.85, calibrated=True),
     "int8-dynamic": Claim(
@@ -63,7 +63,8 @@ CLAIMS: Mapping[str, Claim] = {
 }
 """Healthy lows behind the figures (worst / median sample, dB): fp32 with another optimiser 64 / 76, fp16 39 / 44,
 int8 classifiers 0 / 15 on processors whose kernels saturate, 13 / 28 elsewhere; EfficientNet-Lite0 7 / 17, with 16-bit
-activations 8 / 18, since the weights' 8 bits decide."""
+activations 8 / 18, since the weights' 8 bits decide. Channels of a recurrent
+state lean 4 % under fp16 and 28 % under bf16 (Silero VAD)."""
 
 SAME_ARTIFACT_CLAIMS: Mapping[str, Claim] = {
     "fp32": Claim(1e-6, median_db=70, worst_db=60, gain=1e-3, channel_gain=3e-3, agreement=0.995),

@@ -8,7 +8,7 @@ fault must exceed three things: what the claim may lean, the noise, and chance (
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -78,6 +78,16 @@ class Fit:
         """Return the gain error that chance explains."""
         few = self.samples_n < _MIN_SAMPLES_N
         return np.where(few, np.inf, critical_sigmas(self.samples_n) * self.gain_se)
+
+    def with_share(self, share: float) -> Fit:
+        """Return the fit as if only this share of the samples were independent."""
+        wider = 1.0 / np.sqrt(share)
+        return replace(
+            self,
+            gain_se=self.gain_se * wider,
+            samples_n=self.samples_n * share,
+            offset_se=self.offset_se * wider,
+        )
 
 
 def fit_channels(reference: Floats, error: Floats) -> Fit:
@@ -156,7 +166,7 @@ def _check_channel_gain(pair: Pair, axis: int) -> Finding | None:
     reference, error = pair.channels(axis)
     if pair.n < 2 or reference.shape[0] * reference.shape[2] < _MIN_POINTS_N:
         return None
-    fit = fit_channels(reference, error)
+    fit = fit_channels(reference, error).with_share(pair.independence)
     live = live_channels(fit.peak, reference)
     if not live.any():
         return None
@@ -222,15 +232,15 @@ def _check_channel_offset(pair: Pair, axis: int) -> Finding | None:
     reference, error = pair.channels(axis)
     if reference.shape[0] * reference.shape[2] < _MIN_POINTS_N:
         return None
-    fit = fit_channels(reference, error)
-    bad = _offsets(pair, fit, pair.n)
+    fit = fit_channels(reference, error).with_share(pair.independence)
+    bad = _offsets(pair, fit, pair.n * pair.independence)
     if not bad.size:
         return None
     worst = int(bad[np.argmax(np.abs(fit.offset[bad]))])
     return Finding(ParityCheck.OFFSET, f"axis {axis}: channel {worst} is offset by {fit.offset[worst]:.4g}")
 
 
-def _offsets(pair: Pair, fit: Fit, samples_n: int) -> Indices:
+def _offsets(pair: Pair, fit: Fit, samples_n: float) -> Indices:
     """Return channels whose offset noise explains neither of their own nor of the typical channel."""
     size = np.abs(fit.offset)
     noise = np.maximum(fit.noise, np.median(np.hypot(fit.noise, fit.offset)) if len(size) > 2 else 0.0)

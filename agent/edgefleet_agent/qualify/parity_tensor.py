@@ -22,6 +22,8 @@ STRUCTURE_ELEMENTS_N = 4_000_000
 Figures per sample look at all."""
 _CHUNK_ELEMENTS_N = 1_000_000
 _NEAR_ONE = 0.3
+_CORRELATED_MIN_N = 4
+_CORRELATION_MAX = 0.95
 _LEVELS_N = 256
 """Distinct values of eight bits."""
 MAD_TO_SIGMA = 1.4826
@@ -88,6 +90,19 @@ class Pair:
     def noise_rms(self) -> float:
         """Return the error's rms in the median sample: a few bad samples do not move it."""
         return float(np.median(np.sqrt(np.square(flat(self.error)).mean(axis=1))))
+
+    @cached_property
+    def independence(self) -> float:
+        """Return which share of the samples counts as independent: (1 - r) / (1 + r), r the correlation of neighbours.
+
+        Frames of one recording repeat each other's errors; samples in any order have 1.
+        """
+        rows = flat(self.reference) - flat(self.reference).mean(axis=0)
+        energy = float(np.square(rows).sum())
+        if energy == 0.0 or len(rows) < _CORRELATED_MIN_N:
+            return 1.0
+        correlation = min(max(float((rows[1:] * rows[:-1]).sum()) / energy, 0.0), _CORRELATION_MAX)
+        return (1.0 - correlation) / (1.0 + correlation)
 
     @cached_property
     def is_probability(self) -> bool:

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 from edgefleet_agent.qualify.parity import compare_outputs
+from edgefleet_agent.qualify.parity_claim import CLAIMS
+from edgefleet_agent.qualify.parity_tensor import pair_of
 from edgefleet_contract.accept import MetricAccept, MetricKind, ParityAccept
 from edgefleet_contract.errors import UserInputError
 from edgefleet_contract.evidence import ParityCheck, ParityVerdict, Task
@@ -144,6 +146,15 @@ def test_a_sequence_of_one_score_a_frame_is_judged_by_its_decisions() -> None:
     assert compare(reference, reference.copy(), "fp32", task=Task.SEQUENCE).agreement == 1.0
     late = np.roll(reference, 3, axis=0)
     assert compare(reference, late, task=Task.SEQUENCE).failed_check is ParityCheck.SHIFT
+
+
+def test_frames_of_one_recording_are_not_taken_for_independent_samples() -> None:
+    slow = np.cumsum(noise(80, 16), axis=0)
+    drifting = 0.05 * np.cumsum(noise(80, 16, seed=1), axis=0)
+    assert compare(slow, slow + drifting, task=Task.SEQUENCE).failed_check is not ParityCheck.OFFSET
+    shuffled = np.random.default_rng(2).permutation(80)
+    assert pair_of("out", slow, slow, CLAIMS["int8"], None).independence < 0.2
+    assert pair_of("out", slow[shuffled], slow, CLAIMS["int8"], None).independence > 0.5
 
 
 def test_one_sequence_or_one_channel_alone_that_is_late_is_found() -> None:
