@@ -259,6 +259,29 @@ def test_every_death_of_a_child_is_a_typed_result(
     assert bench.cache.find_build(answer.key) is None
 
 
+@pytest.mark.parametrize(
+    ("fault", "verdict"),
+    [
+        ("hang", Verdict.TIMEOUT),
+        ("oom", Verdict.OUT_OF_MEMORY),
+        ("segv", Verdict.CRASHED),
+        ("exit", Verdict.CRASHED),
+        ("garbage", Verdict.CRASHED),
+    ],
+)
+def test_a_converter_that_misbehaves_is_contained(
+    bench: Any, checked: CheckedModel, monkeypatch: pytest.MonkeyPatch, fault: str, verdict: Verdict
+) -> None:
+    monkeypatch.setenv("EDGEFLEET_TEST_RUNTIMES", "1")
+    limits = ChildLimits(timeout_s=4.0, memory_bytes=512 * 1024**2)
+    builder = bench.another_builder(steps=ChildSteps(StepLimits(build=limits)))
+    answer = builder.build(checked, f"misbehave/{fault}/int8")
+    assert isinstance(answer, NotBuilt)
+    assert answer.tried.verdict is verdict
+    assert Path(answer.reproduce, "command.sh").exists()
+    assert bench.cache.find_build(answer.key) is None, "what dies once may not die again"
+
+
 def test_a_check_that_crashes_is_the_users_error_with_a_way_to_repeat_it(
     bench: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
