@@ -13,6 +13,8 @@ import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
+import numpy as np
+
 from edgefleet_controller.compile.npz import Arrays
 from edgefleet_controller.compile.tflite import flatbuffer, graph, versions
 
@@ -156,7 +158,14 @@ def _ranges(data: bytes, recipe: Recipe, feeds: Sequence[Arrays], *, widest: boo
     update = {"qsv_update_func": qsv_utils.min_max_update} if widest else {}
     worker = calibrator.Calibrator(data, num_threads=1, **update)
     worker.calibrate({SIGNATURE: [dict(feed) for feed in feeds]}, manager)
-    return dict(worker.get_model_qsvs())
+    return {
+        name: {end: _scalar(value) for end, value in each.items()} for name, each in worker.get_model_qsvs().items()
+    }
+
+
+def _scalar(value: Library) -> Library:
+    """Return a range's end without axes: those of one tensor do not fit the tensors that share its scale."""
+    return np.reshape(value, ()) if np.size(value) == 1 else value
 
 
 def _export(data: bytes, recipe: Recipe, ranges: Mapping[str, Any] | None) -> bytes:
