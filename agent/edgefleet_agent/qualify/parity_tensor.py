@@ -23,6 +23,8 @@ Figures per sample look at all."""
 _CHUNK_ELEMENTS_N = 1_000_000
 _NEAR_ONE = 0.3
 _CORRELATED_MIN_N = 4
+_CORRELATION_MIN = 0.5
+"""Samples in the order of their topics correlate a little (sentences of one page: 0.2), and still count."""
 _CORRELATION_MAX = 0.95
 _LEVELS_N = 256
 """Distinct values of eight bits."""
@@ -101,8 +103,8 @@ class Pair:
         energy = float(np.square(rows).sum())
         if energy == 0.0 or len(rows) < _CORRELATED_MIN_N:
             return 1.0
-        correlation = min(max(float((rows[1:] * rows[:-1]).sum()) / energy, 0.0), _CORRELATION_MAX)
-        return (1.0 - correlation) / (1.0 + correlation)
+        correlation = min(float((rows[1:] * rows[:-1]).sum()) / energy, _CORRELATION_MAX)
+        return 1.0 if correlation < _CORRELATION_MIN else (1.0 - correlation) / (1.0 + correlation)
 
     @cached_property
     def is_probability(self) -> bool:
