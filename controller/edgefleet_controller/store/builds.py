@@ -25,7 +25,11 @@ class Builds(Concern):
     def record_build(self, record: BuildRecord) -> None:
         """Remember a build; the newest of a key counts. Its artifact, where there is one, must be known."""
         with self._database.write() as connection:
-            upsert(connection, builds, [{**record.model_dump(mode="json", exclude={"notes"}), "built_at_ns": self._now_ns()}])
+            upsert(
+                connection,
+                builds,
+                [{**record.model_dump(mode="json", exclude={"notes"}), "built_at_ns": self._now_ns()}],
+            )
 
     def put_artifact(self, document: ArtifactDocument, at_ns: int) -> None:
         """Remember an artifact, made at `at_ns` (Unix time). Known artifacts stay as they are."""

@@ -15,8 +15,12 @@ MAX_FINDINGS = 1000
 """Per check: enough to see what is wrong; `fleet query` lists more."""
 
 HEALTH_COLUMNS = ("device", "model", "detail", "value")
-SEVERITY_COLUMN = "severity"
-"""A fifth column a query may have: the severity of each row, where it is not the header's for all."""
+SEVERITY_COLUMN, UNIT_COLUMN = "severity", "unit"
+"""Further columns a query may have, in this order: what holds for a row, where it is not the header's for all."""
+
+_ALLOWED_COLUMNS = tuple(
+    (*HEALTH_COLUMNS, *more) for more in ((), (SEVERITY_COLUMN,), (UNIT_COLUMN,), (SEVERITY_COLUMN, UNIT_COLUMN))
+)
 
 
 class Questions(Concern):
@@ -63,35 +67,36 @@ class Questions(Concern):
 
 
 def _findings(name: str, query: HealthQuery, table: Table) -> list[HealthFinding]:
-    if table.columns not in {HEALTH_COLUMNS, (*HEALTH_COLUMNS, SEVERITY_COLUMN)}:
-        wanted = f"{', '.join(HEALTH_COLUMNS)}, and {SEVERITY_COLUMN} if rows differ in it"
+    if table.columns not in _ALLOWED_COLUMNS:
+        wanted = f"{', '.join(HEALTH_COLUMNS)}, then {SEVERITY_COLUMN} and {UNIT_COLUMN} if rows differ in them"
         msg = f"it returns the columns {', '.join(table.columns)}; needed: {wanted}"
         raise UserInputError(msg)
+    rows = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
     return [
         HealthFinding(
             check=name,
             title=query.title,
-            severity=_severity(own, query.severity),
-            device=_word(device),
-            model=_word(model),
-            detail=str(detail or query.description),
-            value=_number(value),
+            severity=_severity(row.get(SEVERITY_COLUMN), query.severity),
+            device=_word(row["device"]),
+            model=_word(row["model"]),
+            detail=str(row["detail"] or query.description),
+            value=_number(row["value"]),
             threshold=query.threshold,
-            unit=query.unit,
+            unit=_word(row.get(UNIT_COLUMN)) or query.unit,
         )
-        for device, model, detail, value, *own in table.rows
+        for row in rows
     ]
 
 
-def _severity(own: list[Cell], of_all: Severity) -> Severity:
+def _severity(own: Cell, of_all: Severity) -> Severity:
     """Return a row's own severity, where it has one."""
-    if not own or own[0] is None:
+    if own is None:
         return of_all
     try:
-        return Severity(own[0])
+        return Severity(own)
     except ValueError as error:
         allowed = ", ".join(each.value for each in Severity)
-        msg = f"its column `{SEVERITY_COLUMN}` holds {str(own[0])[:60]!r}; allowed: {allowed}"
+        msg = f"its column `{SEVERITY_COLUMN}` holds {str(own)[:60]!r}; allowed: {allowed}"
         raise UserInputError(msg) from error
 
 

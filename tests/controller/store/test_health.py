@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from edgefleet_contract.accept import Accept, EnergyAccept, IfUnmeasured, LatencyAccept, MemoryAccept
 from edgefleet_contract.errors import UserInputError
-from edgefleet_contract.evidence import Gate, ParityCheck, ParityResult, ParityVerdict
+from edgefleet_contract.evidence import Gate, LatencyVerdict, ParityCheck, ParityResult, ParityVerdict
 from edgefleet_contract.report import DeviceState
 from edgefleet_controller.api import HealthFinding, Severity
 from edgefleet_controller.store import Store
@@ -38,7 +39,15 @@ def healthy(wished: Store, make: Any) -> Store:
 def test_a_healthy_fleet_has_no_findings(healthy: Store, make: Any) -> None:
     result = healthy.health(make.now_ns + 10 * S_NS)
     assert result.findings == ()
-    assert result.checks == ("budget_breach", "failing_parity", "fallback_taken", "never_qualified", "offline")
+    assert result.checks == (
+        "budget_breach",
+        "failing_parity",
+        "fallback_taken",
+        "never_qualified",
+        "offline",
+        "throttled",
+        "unmeasured_budget",
+    )
 
 
 def test_a_device_silent_for_longer_than_the_threshold_is_offline(healthy: Store, make: Any) -> None:
@@ -86,10 +95,79 @@ def test_failed_parity_is_a_warning_where_a_fallback_of_the_release_serves(wishe
     assert finding.severity is Severity.WARNING
 
 
-def test_a_missed_budget_is_found_with_what_was_measured(wished: Store, make: Any) -> None:
-    wished.ingest([make.report(make.missed(Gate.LATENCY, latency=make.latency(9.0)), 1)], 1)
+@pytest.mark.parametrize(
+    ("gate", "part", "value", "unit", "says"),
+    [
+        (Gate.LATENCY, {"p95_ms": 0.0295, "p99_ms": 1.0}, 0.0295, "ms", "p95 0.0295 ms > limit 0.02 ms"),
+        (Gate.LATENCY, {"p50_ms": 0.02, "p95_ms": 0.03}, 0.03, "ms", "p95 0.03 ms > limit 0.02 ms"),
+        (Gate.MEMORY, {"peak_bytes": 3_145_728}, 3_145_728, "bytes", "peak 3 MiB > limit 2 MiB"),
+        (Gate.ENERGY, {"per_inference_mj": 12.5}, 12.5, "mJ", "12.5 mJ > limit 10 mJ per inference"),
+        (Gate.ENERGY, {"status": "modelled", "per_inference_mj": 12.5}, None, "ms", "too much"),
+    ],
+)
+def test_a_missed_budget_is_found_with_measured_and_allowed(
+    wished: Store, make: Any, gate: Gate, part: dict[str, Any], value: float | None, unit: str, says: str
+) -> None:
+    accept = Accept(
+        latency=LatencyAccept(p50_ms=0.02, p95_ms=0.02),
+        memory=MemoryAccept(peak_bytes=2_097_152),
+        energy=EnergyAccept(per_inference_mj=10.0),
+    )
+    wished.put_desired(make.desired(generation=2, accept=accept))
+    low = {"p50_ms": 0.01, "p95_ms": 0.01, "p99_ms": 0.01}
+    measured = {
+        Gate.LATENCY: lambda: {"latency": make.latency().model_copy(update={**low, **part})},
+        Gate.MEMORY: lambda: {"memory": make.memory().model_copy(update=part)},
+        Gate.ENERGY: lambda: {"energy": make.energy(**part)},
+    }[gate]()
+    wished.ingest([make.report(make.missed(gate, **measured))], 1)
     (finding,) = findings(wished, make.now_ns, "budget_breach")
-    assert (finding.value, finding.detail) == (9.0, "ort/cpu/int8 failed latency: too much")
+    assert finding.detail == f"ort/cpu/int8 failed {gate.value}: {says}"
+    assert (finding.value, value is None or finding.unit == unit) == (value, True)
+
+
+def test_a_missed_latency_says_when_its_run_is_in_doubt(wished: Store, make: Any) -> None:
+    doubt = {"verdict": LatencyVerdict.CONTENDED, "reason": "40 % stolen"}
+    latency = make.latency(9.0).model_copy(update=doubt)
+    wished.ingest([make.report(make.missed(Gate.LATENCY, latency=latency))], 1)
+    (finding,) = findings(wished, make.now_ns, "budget_breach")
+    assert finding.detail.endswith("p95 9 ms > limit 1.5 ms (run was contended: 40 % stolen)")
+
+
+def test_a_throttled_device_is_found_until_a_newer_trial_runs_cool(healthy: Store, make: Any) -> None:
+    healthy.ingest([make.report(make.trial(latency=make.latency(), thermal=make.hot()), 3)], 1)
+    (finding,) = findings(healthy, make.now_ns, "throttled")
+    assert (finding.severity, finding.value, finding.unit) == (Severity.WARNING, 95.5, "°C")
+    assert finding.detail == "ort/cpu/int8 was timed while the device throttled: oc1 counted 3"
+    cool = make.hot().model_copy(update={"throttled": False})
+    healthy.ingest([make.report(make.trial(latency=make.latency(), thermal=cool), 4)], 1)
+    assert findings(healthy, make.now_ns, "throttled") == []
+
+
+@pytest.mark.parametrize(
+    ("if_unmeasured", "energy", "says"),
+    [
+        (IfUnmeasured.WARN, "unmeasured", "not measured: limit 5 mJ; no power sensor"),
+        (IfUnmeasured.WARN, "modelled", "only modelled: limit 5 mJ; a part of the board"),
+        (IfUnmeasured.WARN, "measured", None),
+        (IfUnmeasured.IGNORE, "unmeasured", None),
+    ],
+)
+def test_a_limit_on_energy_that_was_not_proven_is_told_unless_the_manifest_ignores_it(
+    wished: Store, make: Any, if_unmeasured: IfUnmeasured, energy: str, says: str | None
+) -> None:
+    limit = EnergyAccept(per_inference_mj=5.0, if_unmeasured=if_unmeasured)
+    wished.put_desired(make.desired(generation=2, accept=Accept(energy=limit)))
+    had = {
+        "unmeasured": make.unmeasured(),
+        "modelled": make.energy(status="modelled", reason="a part of the board"),
+        "measured": make.energy(3.0),
+    }[energy]
+    wished.ingest([make.report(make.trial(energy=had)), make.report(make.transition(generation=2), 2)], 1)
+    found = findings(wished, make.now_ns, "unmeasured_budget")
+    assert [(one.detail, one.value, one.severity) for one in found] == (
+        [] if says is None else [(f"ort/cpu/int8 serves, and its energy was {says}", 5.0, Severity.INFO)]
+    )
 
 
 def test_a_fallback_in_use_is_told_with_the_reason(wished: Store, make: Any) -> None:
@@ -123,6 +201,16 @@ def test_a_users_check_is_run_with_its_threshold(wished: Store, user_dir: Path) 
     )
     (finding,) = findings(wished, 0, "mine")
     assert (finding.title, finding.value, finding.threshold, finding.unit) == ("T", 2.5, 2.5, "ms")
+
+
+def test_a_row_may_have_its_own_severity_and_unit(wished: Store, user_dir: Path) -> None:
+    row = "SELECT 'local' AS device, NULL AS model, 'x' AS detail, 1 AS value, "
+    (user_dir / "mine.sql").write_text(GOOD + f"{row} 'critical' AS severity, 'W' AS unit")
+    (finding,) = findings(wished, 0, "mine")
+    assert (finding.severity, finding.unit) == (Severity.CRITICAL, "W")
+    (user_dir / "mine.sql").write_text(GOOD + f"{row} NULL AS unit")
+    (finding,) = findings(wished, 0, "mine")
+    assert (finding.severity, finding.unit) == (Severity.INFO, "ms")
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,8 @@ from edgefleet_controller.store import Store
 from edgefleet_controller.store.catalog import BUILT_IN, query_files
 from edgefleet_controller.store.sandbox import MAX_CELL_CHARS, select_rows
 
+INT8, FP32 = "ort/cpu/int8", "ort/cpu/fp32"
+
 
 def ask(store: Store, text: str, limit: int = 1000) -> QueryResult:
     return store.query(QueryRequest(query=text, limit=limit))
@@ -147,3 +149,42 @@ def test_two_threads_that_write_take_turns(wished: Store, make: Any) -> None:
     for thread in threads:
         thread.join(timeout=30)
     assert [wished.committed(f"d{n}", make.boot()).committed for n in range(3)] == [20, 20, 20]
+
+
+@pytest.fixture
+def tried(wished: Store, make: Any) -> Store:
+    """A store with a trial that measured everything, one that measured little, and the first one's serving."""
+    everything = make.everything() | {"verdict": "qualified", "gate": None, "warnings": ("only just",)}
+    outputs = {"outputs": ({"name": "y", "n_samples": 9, "bit_exact": False, "worst_sqnr_db": 3.0},)}
+    everything["parity"] = {**everything["parity"].model_dump(), **outputs}
+    wished.ingest(
+        [
+            make.report(make.trial(**everything), 1),
+            make.report(make.trial(make.fp32, latency=make.latency(), energy=make.unmeasured()), 2),
+            make.report(make.trial("ort/cuda/fp16", energy=make.energy(3.0)), 3),
+            make.report(make.transition(), 4),
+        ],
+        5,
+    )
+    return wished
+
+
+@pytest.mark.parametrize(
+    ("name", "columns", "rows"),
+    [
+        ("energy", "variant per_inference_mj", [("ort/cuda/fp16", 3.0), (INT8, 12.0), (FP32, None)]),
+        ("slowest", "variant latency_scenario limit_used top_operator", [(INT8, "server", 2.0 / 1.5, "Conv")]),
+        ("operators", "variant operator share calls_n", [(INT8, "Conv", 0.7, 3)]),
+        ("placement", "accelerated_time_share elsewhere", [(0.8, '{"NonZero":1}')]),
+        ("parity_outputs", "output worst_sqnr_db", [("y", 3.0)]),
+        ("heat", "throttled hottest_end_c", [(1, 95.5)]),
+        ("warnings", "variant warning", [(INT8, "only just")]),
+        ("latency", "variant throughput_hz", [(FP32, None), (INT8, 19.5)]),
+    ],
+)
+def test_a_named_query_answers_from_the_newest_trials(
+    tried: Store, name: str, columns: str, rows: list[tuple[Any, ...]]
+) -> None:
+    result = ask(tried, name)
+    places = [result.columns.index(column) for column in columns.split()]
+    assert [tuple(row[place] for place in places) for row in result.rows] == rows
