@@ -63,7 +63,7 @@ def static(data: bytes, feeds: Sequence[Arrays], *, activation_bits: int, float_
     """
     recipe = _static_recipe(activation_bits)
     content = graph.read(data)
-    is_transformer = any(op.type == "BATCH_MATMUL" for op in content.operators)
+    is_transformer = any(op.type in {"BATCH_MATMUL", "DIV"} for op in content.operators)  # or has norms as they do
     with _faults(), _quiet():
         widest, smoothed = (_ranges(data, recipe, feeds, widest=each) for each in (True, False))
         outputs = graph.output_chain(content)

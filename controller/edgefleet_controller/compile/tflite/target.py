@@ -97,7 +97,15 @@ def _static(request: BuildRequest, inputs: Specs, floats: FloatFile, *, activati
     on_cpu = parse_variant(request.variant).engine in {"cpu", "xnnpack"}  # accelerators want integers throughout
     files = quantise.static(floats.data, feeds, activation_bits=activation_bits, float_sums=on_cpu)
     judge = open_judge(request, inputs, JUDGED_MAX_N)
-    scores = {method: judge.score(_outputs(data, floats, judge)) for method, data in files.items()}
+    scores, refusals = {}, []
+    for method, data in files.items():
+        try:
+            scores[method] = judge.score(_outputs(data, floats, judge))
+        except RefusedError as error:  # a divisor that became zero in 8 bits, for one
+            refusals.append(str(error))
+    if not scores:
+        reason = f"the quantised file is refused by LiteRT: {refusals[0]}"
+        raise CompileFaultError("variant", reason, family="unsupported")
     best = max(scores, key=lambda method: scores[method].rank)
     options: dict[str, OptionValue] = {
         "layout": f"activations int{activation_bits}, weights int8 per channel, edges float32",
@@ -111,12 +119,8 @@ def _static(request: BuildRequest, inputs: Specs, floats: FloatFile, *, activati
 
 
 def _outputs(data: bytes, floats: FloatFile, judge: Judge) -> list[Array]:
-    """Return a file's outputs on the judging samples, as the source names, orders and lays them out."""
-    try:
-        runs = floats.run_all(Interpreter(data), judge.feeds)
-    except RefusedError as error:
-        reason = f"the quantised file is refused by LiteRT: {error}"
-        raise CompileFaultError("variant", reason, family="unsupported") from error
+    """Return a file's outputs on the judging samples, as the source lays them out. Raises RefusedError."""
+    runs = floats.run_all(Interpreter(data), judge.feeds)
     return [np.stack([run[name] for run in runs]) for name in judge.names]
 
 
