@@ -31,7 +31,7 @@ class Recipe(Record):
     @property
     def words(self) -> str:
         """Return the recipe as people read it; empty for the default."""
-        parts = [self.calibration] if self.calibration != "best" else []
+        parts: list[str] = [self.calibration] if self.calibration != "best" else []
         parts += [f"{self.keep_share:.0%} in float"] if self.keep_share is not None else []
         parts += ["no SmoothQuant"] if self.smoothquant == "off" else []
         return ", ".join(parts)

@@ -90,7 +90,7 @@ def plan_of(case: Case) -> Plan:
     given = case.get("models", {})
     models = {
         name: ModelFacts(
-            has_labels=given.get(name, {}).get("labels", True),
+            has_labels=str(given.get(name, {}).get("labels", "true")) == "true",
             n_samples=100,
             own_chains=given.get(name, {}).get("own_chains"),
         )

@@ -278,6 +278,7 @@ def test_a_converter_that_misbehaves_is_contained(
     answer = builder.build(checked, f"misbehave/{fault}/int8")
     assert isinstance(answer, NotBuilt)
     assert answer.tried.verdict is verdict
+    assert answer.reproduce is not None
     assert Path(answer.reproduce, "command.sh").exists()
     assert bench.cache.find_build(answer.key) is None, "what dies once may not die again"
 
