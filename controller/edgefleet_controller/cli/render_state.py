@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from edgefleet_contract.accept import Scenario
 from edgefleet_contract.units import format_bytes, format_ms
 from edgefleet_controller.api import DeviceRow, EvidenceRow, HealthFinding, HealthResult, QueryResult, StatusResult
 from edgefleet_controller.cli import figures
@@ -97,14 +98,20 @@ def _draw_profile(console: Console, profile: Profile) -> None:
 
 
 def draw_evidence(console: Console, rows: Sequence[EvidenceRow]) -> None:
-    """Draw one row a qualification, newest first, and why each that failed did."""
+    """Draw one row a qualification, newest first, and why each that failed did.
+
+    Energy has a column where a row has some; on a narrow screen it takes the digest's place.
+    """
     now_ns = time.time_ns()
+    with_energy = any(_energy_cell(row.evidence) != figures.NONE for row in rows)
+    digests = console.width >= _DIGEST_COLUMNS or not with_energy
+    last = [*(["energy"] if with_energy else []), "peak", *(["artifact"] if digests else [])]
     draw(
         console,
-        ["received", "evidence of", "variant", "verdict", "parity", "p95", "n", "peak", "artifact"],
-        [_evidence_cells(row, now_ns) for row in rows],
-        right=["p95", "n", "peak"],
-        fixed=["received", "verdict", "parity", "p95", "n", "peak", "artifact"],
+        ["received", "evidence of", "variant", "verdict", "parity", "p95", "n", *last],
+        [[*_evidence_cells(row, now_ns), *(_LAST[name](row.evidence) for name in last)] for row in rows],
+        right=["p95", "n", "energy", "peak"],
+        fixed=["received", "verdict", "parity", "p95", "n", *last],
     )
     failed = [row for row in rows if row.evidence.reason]
     if failed:
@@ -122,19 +129,38 @@ def _evidence_cells(row: EvidenceRow, now_ns: int) -> Sequence[Cell]:
     return [
         figures.age(row.received_at_ns, now_ns),
         f"{row.device}/{one.model}",
-        one.variant,
+        _variant_cell(one),
         (verdict, figures.verdict_style(verdict)),
         one.parity.verdict.value if one.parity else figures.NONE,
         *_latency_cells(one),
-        figures.memory_cell(one.memory),
-        figures.short_digest(one.artifact),
     ]
+
+
+def _variant_cell(one: Evidence) -> str:
+    """Return the variant, and below it the load scenario where it is not the usual one: figures mean another thing."""
+    if one.latency is None or one.latency.scenario is Scenario.SINGLE_STREAM:
+        return one.variant
+    return f"{one.variant}\n{one.latency.scenario.value}"
 
 
 def _latency_cells(one: Evidence) -> Sequence[str]:
     if one.latency is None:
         return [figures.NONE, figures.NONE]
     return [format_ms(one.latency.p95_ms), str(one.latency.n)]
+
+
+def _energy_cell(one: Evidence) -> str:
+    known = one.energy is not None and one.energy.per_inference_mj is not None
+    return figures.energy_cell(one.energy) if known else figures.NONE
+
+
+_LAST: Mapping[str, Callable[[Evidence], str]] = {
+    "energy": _energy_cell,
+    "peak": lambda one: figures.memory_cell(one.memory),
+    "artifact": lambda one: figures.short_digest(one.artifact),
+}
+_DIGEST_COLUMNS = 110
+"""What the evidence table needs with energy and digests, for names of usual length."""
 
 
 def draw_health(console: Console, health: HealthResult) -> None:
