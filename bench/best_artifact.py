@@ -7,7 +7,7 @@ what disturbs the machine disturbs both sides. Even blocks choose, odd blocks ar
 ones for every file, so what Python adds to a call is on neither side.
 
 `EDGEFLEET_MANIFEST` names a manifest with more models. `BENCH_OLIVE_PYTHON` names an interpreter with olive-ai, which
-no lock here holds. `BENCH_HOME` keeps the builds. `BENCH_BLOCKS` is the number of blocks, default 40.
+no lock here holds. `BENCH_HOME` keeps the builds. `BENCH_BLOCKS` is the number of blocks, default 80.
 """
 
 from __future__ import annotations
@@ -30,8 +30,11 @@ from edgefleet_agent.samples import load_samples, save_arrays
 from edgefleet_contract.artifact import ArtifactDocument, FileRole
 from edgefleet_contract.errors import EdgefleetError
 from edgefleet_contract.manifest import metric_accept
+from edgefleet_controller.api import FileRef
 from edgefleet_controller.blobs import BlobStore
 from edgefleet_controller.cli.tuning import DEFAULT_TARGETS, targets_of
+from edgefleet_controller.compile.check import Checker
+from edgefleet_controller.compile.steps import ChildSteps
 from edgefleet_controller.load import load_manifest
 from edgefleet_controller.resolve import resolve_files
 from edgefleet_controller.stack.home import FleetHome
@@ -39,7 +42,7 @@ from edgefleet_controller.workbench import BuildRow, Wanted, Workbench, read_doc
 
 ROOT = Path(__file__).resolve().parent.parent
 BUNDLED = ROOT / "manifests" / "examples" / "quickstart.yaml"
-BLOCKS_N = int(os.environ.get("BENCH_BLOCKS", "40"))
+BLOCKS_N = int(os.environ.get("BENCH_BLOCKS", "80"))
 SEED, DRAWS_N = 7, 2000
 REFERENCE = "ORT default, the source"
 ORT_RECIPE, OLIVE_RECIPE = "ORT quantize_static defaults", "Olive OnnxStaticQuantization"
@@ -86,8 +89,8 @@ def main() -> None:
         home = FleetHome(Path(os.environ.get("BENCH_HOME", folder)) / "home")
         for where, wanted in models():
             try:
-                found = one_model(wanted, home, Path(folder) / wanted.name, peers)
-            except (EdgefleetError, RuntimeError) as error:
+                found = one_model(wanted, home, Path(folder) / f"{where}-{wanted.name}", peers)
+            except (EdgefleetError, RuntimeError, subprocess.TimeoutExpired) as error:
                 print(f"{wanted.name}: left out: {error}", flush=True)
                 continue
             show(found)
@@ -116,16 +119,24 @@ def interpreters() -> dict[str, str | None]:
     for recipe, python in asked.items():
         done = _recipe(python, recipe)
         found[recipe] = python if done.returncode == 0 else None
-        print(f"{PEERS[recipe]}: {done.stdout.strip()}" if found[recipe] else "olive-ai is not installed: skipped")
+        said = done.stdout.strip() if found[recipe] else f"{_last(done.stderr)}: skipped"
+        print(f"{PEERS[recipe]}: {said}", flush=True)
     return found
+
+
+def _last(words: str) -> str:
+    return (words.strip().splitlines() or ["no word"])[-1][:200]
 
 
 def _recipe(python: str, *argv: str) -> subprocess.CompletedProcess[str]:
     quiet = {"OLIVE_DISABLE_TELEMETRY": "1", "HF_HUB_OFFLINE": "1"}
     command = [python, str(ROOT / "bench" / "peer_recipes.py"), *argv]
-    return subprocess.run(
-        command, capture_output=True, text=True, timeout=RECIPE_TIMEOUT_S, check=False, env={**os.environ, **quiet}
-    )
+    try:
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=RECIPE_TIMEOUT_S, check=False, env={**os.environ, **quiet}
+        )
+    except subprocess.TimeoutExpired:
+        return subprocess.CompletedProcess(command, 124, "", f"it took longer than {RECIPE_TIMEOUT_S:g} s")
 
 
 def one_model(wanted: Wanted, home: FleetHome, folder: Path, peers: Mapping[str, str]) -> list[Line]:
@@ -139,8 +150,7 @@ def one_model(wanted: Wanted, home: FleetHome, folder: Path, peers: Mapping[str,
         msg = "nothing qualified"
         raise RuntimeError(msg)
     files = ours(wanted, qualified)
-    feeds = calibration(BlobStore(home.blobs), report.builds, folder)
-    theirs = others(files.contenders[0], feeds, folder, peers)
+    theirs = others(files.contenders[0], calibration(wanted, home, folder), folder, peers)
     request = Request(
         contenders=(*files.contenders, *theirs),
         samples=str(files.samples),
@@ -159,7 +169,7 @@ def qualifies(row: BuildRow) -> bool:
 
 
 def ours(wanted: Wanted, rows: Sequence[BuildRow]) -> Files:
-    """Return the source and the qualified artifacts as contenders, the source first."""
+    """Return the source and the qualified artifacts as contenders, the source first, and what feeds them."""
     places = [Path(row.file or "") for row in rows]
     documents = [read_document(place.parent / "artifact.json") for place in places]
     source = Contender(name=REFERENCE, model=str(wanted.files[wanted.spec.source]), variant="ort/cpu/fp32")
@@ -179,15 +189,16 @@ def ours(wanted: Wanted, rows: Sequence[BuildRow]) -> Files:
     return Files((source, *made), names, places[0].parent / samples.name, documents[0])
 
 
-def calibration(blobs: BlobStore, rows: Sequence[BuildRow], folder: Path) -> Path | None:
-    """Write the samples our int8 builds were calibrated with, as the model takes them; None where none was."""
-    built = [read_document(Path(row.file).parent / "artifact.json") for row in rows if row.file]
-    document = next((each for each in built if each.calibration is not None and each.variant.startswith("ort/")), None)
-    if document is None or document.calibration is None:
-        return None
+def calibration(wanted: Wanted, home: FleetHome, folder: Path) -> Path:
+    """Write the samples that our int8 builds are calibrated with, as the model takes them. Return the file."""
+    blobs, spec = BlobStore(home.blobs), wanted.spec
+    paths = [spec.source, spec.samples.file, *([spec.calibration.file] if spec.calibration else [])]
+    digests = {path: blobs.put_file(wanted.files[path]) for path in paths}
+    files = {path: FileRef(digest=each, size_bytes=blobs.size_bytes(each)) for path, each in digests.items()}
+    checked = Checker(blobs, home.work, ChildSteps()).check(wanted.name, spec, files)
     given = folder / "calibration.npz"
-    blobs.materialise(document.calibration, given)
-    feeder = make_feeder(load_samples(given), document.io.inputs, document.io.preprocess)
+    blobs.materialise(checked.calibration, given)
+    feeder = make_feeder(load_samples(given), checked.model.inputs, checked.preprocess)
     starts = range(0, min(feeder.samples.n, MAX_CALIBRATION_N * feeder.batch_n), feeder.batch_n)
     feeds = [feeder.feeds(start) for start in starts]
     out = folder / "feeds.npz"
@@ -195,18 +206,14 @@ def calibration(blobs: BlobStore, rows: Sequence[BuildRow], folder: Path) -> Pat
     return out
 
 
-def others(source: Contender, feeds: Path | None, folder: Path, peers: Mapping[str, str]) -> list[Contender]:
+def others(source: Contender, feeds: Path, folder: Path, peers: Mapping[str, str]) -> list[Contender]:
     """Return what the recipes of others make of the source; those that fail are named with their last words."""
     made = []
     for recipe, python in peers.items():
-        if feeds is None:
-            print(f"  {PEERS[recipe]}: skipped, no static int8 of ours was built, so no samples to calibrate with")
-            continue
         out = folder / f"{recipe}.onnx"
         done = _recipe(python, recipe, source.model, str(feeds), str(out))
         if done.returncode != 0 or not out.exists():
-            words = (done.stderr.strip().splitlines() or ["no word"])[-1]
-            print(f"  {PEERS[recipe]}: failed: {words[:200]}")
+            print(f"  {PEERS[recipe]}: failed: {_last(done.stderr)}")
             continue
         made.append(Contender(name=PEERS[recipe], model=str(out), variant="ort/cpu/int8"))
     return made

@@ -6,9 +6,9 @@ input name, first axis = inference. `python peer_recipes.py olive` only says whe
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import importlib.metadata
+import importlib.util
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -24,7 +24,9 @@ def feeds_of(path: Path) -> list[Feed]:
 
     with np.load(path) as arrays:
         held = {name: arrays[name] for name in arrays.files}
-    return [{name: array[at] for name, array in held.items()} for at in range(len(next(iter(held.values()))))]
+    return [
+        {name: np.asarray(array[at]) for name, array in held.items()} for at in range(len(next(iter(held.values()))))
+    ]
 
 
 class Reader:
@@ -89,19 +91,25 @@ def olive(source: Path, feeds: list[Feed], out: Path) -> None:
 
 
 RECIPES = {"ort": ort, "olive": olive}
-NEEDS = {"ort": "onnxruntime", "olive": "olive-ai"}
+NEEDS = {"ort": ("onnxruntime", "onnxruntime"), "olive": ("olive", "olive-ai")}
+"""Module and package."""
 
 
 def run_recipe() -> int:
-    """Say which version there is; and, given files, apply the recipe."""
+    """Say which version there is, or on standard error why there is none; and, given files, apply the recipe."""
     recipe = sys.argv[1]
-    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-        print(f"{NEEDS[recipe]} {importlib.metadata.version(NEEDS[recipe])}", flush=True)
-        if len(sys.argv) > 2:
-            source, feeds, out = map(Path, sys.argv[2:])
-            RECIPES[recipe](source, feeds_of(feeds), out)
-        return 0
-    return 3
+    module, package = NEEDS[recipe]
+    try:
+        importlib.import_module(module)
+    except ImportError as error:
+        there = importlib.util.find_spec(module) is not None
+        print(f"does not import: {error}" if there else f"{package} is not installed", file=sys.stderr)
+        return 3
+    print(f"{package} {importlib.metadata.version(package)}", flush=True)
+    if len(sys.argv) > 2:
+        source, feeds, out = map(Path, sys.argv[2:])
+        RECIPES[recipe](source, feeds_of(feeds), out)
+    return 0
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from edgefleet_contract.evidence import ParityResult, Task
 from edgefleet_contract.variant import parse_variant
 
 BLOCK_S = 0.03
-MIN_CALLS_N, MAX_CALLS_N = 5, 400
+MIN_CALLS_N, MAX_CALLS_N = 3, 400
 CHILD_TIMEOUT_S = 1800.0
 OUTPUTS_LIMIT_S = 600.0
 
