@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -18,11 +19,18 @@ from edgefleet_controller.store.database import sqlite_uri
 SAME_AS = re.compile(r"columns are those of `(\w+)`")
 
 
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("empty") / "fleet.db"
+    Store.open(made).close()
+    return made
+
+
 @pytest.fixture
-def database(tmp_path: Path) -> Path:
+def database(tmp_path: Path, empty: Path) -> Path:
     path = tmp_path / "controller" / "fleet.db"
     path.parent.mkdir()
-    Store.open(path).close()
+    shutil.copy(empty, path)
     return path
 
 

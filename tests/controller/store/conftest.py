@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -280,8 +281,17 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "controller" / "fleet.db"
 
 
+@pytest.fixture(scope="session")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty store's file: copying it costs nothing beside migrating another one."""
+    made = tmp_path_factory.mktemp("empty") / "fleet.db"
+    Store.open(made).close()
+    return made
+
+
 @pytest.fixture
-def store(path: Path) -> Iterator[Store]:
+def store(path: Path, empty: Path) -> Iterator[Store]:
+    shutil.copy(empty, path)
     with Store.open(path, now_ns=lambda: NOW_NS) as opened:
         yield opened
 
