@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Literal
 
 from edgefleet_contract.base import ByteCount, Digest
-from edgefleet_contract.errors import Location, ManifestError
+from edgefleet_contract.errors import DeviceError, Location, ManifestError, UserInputError
 from edgefleet_contract.units import format_bytes
+from edgefleet_controller.compile import one_file
 from edgefleet_controller.compile.sources import hook_of, wrong_folder, wrong_source
 from edgefleet_controller.load import LoadedManifest, raise_problems
 from edgefleet_controller.words import nearest, shorten
@@ -54,7 +55,7 @@ def resolve_files(loaded: LoadedManifest) -> dict[str, ResolvedFile]:
         try:
             path = _place(loaded.root, named)
             _check_header(path, named)
-            found[named.text] = found.get(named.text) or _hashed(path, named)
+            found[named.text] = found.get(named.text) or _hashed(_in_one_file(path, named, loaded.root), named)
         except ManifestError as problem:
             problems.append(problem)
     raise_problems(problems)
@@ -152,6 +153,16 @@ def _wrong_samples(head: bytes) -> tuple[str, str] | None:
     if head.startswith(b"\x93NUMPY"):
         return "is one array (`.npy`); samples are named arrays (`.npz`)", "save it with numpy.savez(file, input=array)"
     return "is not an `.npz` file", "save samples with numpy.savez(file, input=array, labels=labels)"
+
+
+def _in_one_file(path: Path, named: _Named, root: Path) -> Path:
+    """Return a source with its weights in it, wherever they lay before."""
+    if named.kind != "source":
+        return path
+    try:
+        return one_file.plain(path, root.resolve(), named.text)
+    except (UserInputError, DeviceError) as error:
+        raise _problem(named, error.message, error.next_step or "see fleet build") from error
 
 
 def _hashed(path: Path, named: _Named) -> ResolvedFile:

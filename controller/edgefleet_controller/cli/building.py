@@ -154,6 +154,7 @@ def _refuse_model_options(**given: object) -> None:
 
 def _source(file: Path) -> Path:
     """Return where a model lies: its file, or that of `module:function`. Raises UserInputError as a manifest would."""
+    from edgefleet_controller.compile import one_file
     from edgefleet_controller.compile.sources import hook_of, wrong_folder, wrong_source
 
     hook = hook_of(str(file))
@@ -164,7 +165,7 @@ def _source(file: Path) -> Path:
             wrong = wrong_source(path.name, stream.read(16))
     if wrong is not None:
         raise UserInputError(f"MODEL: {file} {wrong[0]}", next_step=wrong[1])
-    return path
+    return one_file.plain(path, path.resolve().parent, f"MODEL: {file}")
 
 
 def _existing(path: Path, what: str) -> Path:

@@ -22,12 +22,12 @@ from edgefleet_controller.compile.protocol import (
     CoverageRequest,
     FaultAnswer,
     IngestRequest,
+    JoinRequest,
     RandomSamplesRequest,
 )
 
-_REQUEST: TypeAdapter[IngestRequest | BuildRequest | RandomSamplesRequest | CoverageRequest] = TypeAdapter(
-    CompileRequest
-)
+Asked = IngestRequest | BuildRequest | JoinRequest | RandomSamplesRequest | CoverageRequest
+_REQUEST: TypeAdapter[Asked] = TypeAdapter(CompileRequest)
 
 
 def handle(request: bytes) -> bytes:
@@ -42,11 +42,15 @@ def handle(request: bytes) -> bytes:
     return answer.model_dump_json().encode()
 
 
-def _do(asked: IngestRequest | BuildRequest | RandomSamplesRequest | CoverageRequest) -> CompileAnswer:
+def _do(asked: Asked) -> CompileAnswer:
     if isinstance(asked, IngestRequest):
         from edgefleet_controller.compile.ingest import ingest
 
         return ingest(asked)
+    if isinstance(asked, JoinRequest):
+        from edgefleet_controller.compile.join import join
+
+        return join(asked)
     if isinstance(asked, RandomSamplesRequest):
         from edgefleet_controller.compile.random_samples import draw
 

@@ -84,7 +84,7 @@ _QUANTISED_OPERATORS = ("QLinear", "QGemm", "QAttention", "ConvInteger", "MatMul
 
 def quantised_nodes_n(model: onnx.ModelProto) -> int:
     """Return how many nodes of a model already compute on rounded activations or packed weights."""
-    weights = {tensor.name for tensor in _tensors(model.graph)}
+    weights = {tensor.name for tensor in tensors(model.graph)}
     return sum(
         node.op_type.startswith(_QUANTISED_OPERATORS)
         or (node.op_type == "QuantizeLinear" and node.input[0] not in weights)
@@ -167,7 +167,7 @@ def _check_names(model: onnx.ModelProto) -> None:
 
 
 def _check_external_data(model: onnx.ModelProto) -> None:
-    for tensor in _tensors(model.graph):
+    for tensor in tensors(model.graph):
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             where = next((entry.value for entry in tensor.external_data if entry.key == "location"), "?")
             raise _fault(
@@ -237,7 +237,7 @@ def all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
 
 def all_tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
     """Yield every weight of a graph, inner graphs included."""
-    return _tensors(graph)
+    return tensors(graph)
 
 
 def check_weights(model: onnx.ModelProto) -> None:
@@ -287,7 +287,7 @@ def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
         yield from each.node
 
 
-def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+def tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
     """Yield every weight: initializers and tensors in attributes, in inner graphs too."""
     for each in (graph, *inner_graphs(graph)):
         yield from each.initializer
@@ -297,7 +297,7 @@ def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
 
 
 def _parameters_n(graph: onnx.GraphProto) -> int:
-    return sum(math.prod(tensor.dims) for tensor in _tensors(graph))
+    return sum(math.prod(tensor.dims) for tensor in tensors(graph))
 
 
 def _spec(value: onnx.ValueInfoProto, side: str) -> TensorSpec:

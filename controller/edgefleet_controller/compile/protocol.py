@@ -77,8 +77,10 @@ class Origin(Record):
 
     digest: Digest
     """Of the user's file."""
-    tools: dict[str, str]
+    framework: str
     """What exported it and gave the reference outputs, with its version."""
+    tools: dict[str, str]
+    """All that took part, with versions."""
 
 
 class SamplesRecord(Record):
@@ -146,6 +148,24 @@ class BuildAnswer(Record):
     bytes must come out the same when it is built again."""
 
 
+class JoinRequest(Record):
+    """Write an ONNX model and the files that hold its weights as one file."""
+
+    kind: Literal["join"] = "join"
+    source: FilePath
+    root: FilePath
+    """The folder the other files must lie in."""
+    out: FilePath
+
+
+class JoinAnswer(Record):
+    """The file was written."""
+
+    kind: Literal["join"] = "join"
+    tensors_n: Count
+    total_bytes: ByteCount
+
+
 class RandomSamplesRequest(Record):
     """Draw samples for a model that came without."""
 
@@ -188,8 +208,9 @@ class FaultAnswer(Record):
 
 
 CompileRequest = Annotated[
-    IngestRequest | BuildRequest | RandomSamplesRequest | CoverageRequest, Field(discriminator="kind")
+    IngestRequest | BuildRequest | JoinRequest | RandomSamplesRequest | CoverageRequest, Field(discriminator="kind")
 ]
 CompileAnswer = Annotated[
-    IngestAnswer | BuildAnswer | RandomSamplesAnswer | CoverageAnswer | FaultAnswer, Field(discriminator="kind")
+    IngestAnswer | BuildAnswer | JoinAnswer | RandomSamplesAnswer | CoverageAnswer | FaultAnswer,
+    Field(discriminator="kind"),
 ]

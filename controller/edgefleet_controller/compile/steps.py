@@ -30,6 +30,8 @@ from edgefleet_controller.compile.protocol import (
     FaultAnswer,
     IngestAnswer,
     IngestRequest,
+    JoinAnswer,
+    JoinRequest,
     RandomSamplesAnswer,
     RandomSamplesRequest,
 )
@@ -127,12 +129,16 @@ class ChildSteps:
 
     def ingest(self, request: IngestRequest) -> IngestAnswer:
         """Check a model with its samples. Raises StepError."""
-        exports = Path(request.source).suffix in {".pt2", ".py"}
+        exports = Path(request.source).suffix in {".keras", ".pt2", ".py"}
         return _compile(request, self._limits.build if exports else self._limits.check, IngestAnswer)
 
     def build(self, request: BuildRequest) -> BuildAnswer:
         """Make a model file. Raises StepError."""
         return _compile(request, self._limits.build, BuildAnswer)
+
+    def join(self, request: JoinRequest) -> JoinAnswer:
+        """Write a model and the files of its weights as one file. Raises StepError."""
+        return _compile(request, self._limits.check, JoinAnswer)
 
     def random_samples(self, request: RandomSamplesRequest) -> RandomSamplesAnswer:
         """Draw samples. Raises StepError."""
