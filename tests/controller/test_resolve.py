@@ -151,9 +151,8 @@ def test_content_that_is_no_data_at_all_is_refused(root: Path, content: bytes, w
     ("name", "content", "words", "step"),
     [
         ("wrong", NPZ, "a ZIP archive", "name the model's file"),
-        ("m.keras", NPZ, "a Keras model", "tf2onnx"),
         ("m.pth", NPZ, "a PyTorch file", "torch."),
-        ("m.h5", b"\x89HDF\r\n", "a Keras file", "tf2onnx"),
+        ("m.h5", b"\x89HDF\r\n", "a Keras file", "load_model"),
         ("m.pt", b"\x80\x02\x8a\n", "never loaded", "torch."),
         ("m.npy", b"\x93NUMPY\1\0", "a NumPy array", "name the model's file"),
     ],

@@ -14,7 +14,7 @@ from edgefleet_contract.evidence import Task
 from edgefleet_contract.manifest import MetricSpec, ModelSpec, SamplesSpec
 from edgefleet_controller.api import FileRef
 from edgefleet_controller.blobs import BlobStore
-from edgefleet_controller.compile.key import check_key, tool_versions, torch_versions
+from edgefleet_controller.compile.key import check_key, keras_versions, tool_versions, torch_versions
 from edgefleet_controller.compile.locks import locked
 from edgefleet_controller.compile.protocol import IngestRequest, SamplesFile
 from edgefleet_controller.compile.records import CheckedModel
@@ -91,6 +91,8 @@ class Checker:
         parts = {"model": name, "spec": described, "preprocess": transforms, "source": spec.source, "files": contents}
         if is_torch(spec.source):
             parts["torch"] = dict(torch_versions())
+        if spec.source.lower().endswith(".keras"):
+            parts["keras"] = dict(keras_versions())
         return check_key(parts, tool_versions())
 
     def _kept(self, path: Path) -> CheckedModel | None:

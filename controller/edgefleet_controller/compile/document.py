@@ -103,7 +103,7 @@ def ran(checked: CheckedModel, variant: str, ran_as: str, answer: CompareAnswer)
 def _compared_with(checked: CheckedModel) -> str | None:
     if checked.origin is None:
         return None
-    return f"compared with PyTorch {checked.origin.tools['torch']} itself, from which its ONNX source was exported"
+    return f"compared with {checked.origin.framework} itself, from which its ONNX source was exported"
 
 
 def self_check(

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from edgefleet_controller.compile import ingest_behaviour as behaviour
-from edgefleet_controller.compile import onnx_check, preprocess, samples, shapes, split
+from edgefleet_controller.compile import onnx_check, preprocess, samples, shapes, sources_exported, split
 from edgefleet_controller.compile.fault import CompileFaultError
 from edgefleet_controller.compile.ingest_behaviour import Runnable
-from edgefleet_controller.compile.key import torch_versions
-from edgefleet_controller.compile.protocol import IngestAnswer, IngestRequest, ModelRecord, Origin, SamplesRecord
+from edgefleet_controller.compile.protocol import IngestAnswer, IngestRequest, ModelRecord, SamplesRecord
 from edgefleet_controller.compile.samples import Samples
-
-if TYPE_CHECKING:
-    from edgefleet_controller.compile.sources_torch import TorchSource
 
 SAMPLES_FILE = "samples.npz"
 CALIBRATION_FILE = "calibration.npz"
@@ -29,9 +24,8 @@ def ingest(request: IngestRequest) -> IngestAnswer:
     Raises:
         CompileFaultError: the model or its samples are not usable; nothing of worth was written.
     """
-    given_source = Path(request.source)
-    torch = _open_torch(request, given_source)
-    source = Path(request.out_dir, EXPORTED_FILE) if torch is not None else given_source
+    exported = sources_exported.export(request, Path(request.out_dir, EXPORTED_FILE))
+    source = Path(request.source) if exported is None else Path(request.out_dir, EXPORTED_FILE)
     record, runnable = _open_tflite(source) if source.suffix == ".tflite" else _open_onnx(source)
     samples.check_preprocess(record.inputs, request.preprocess)
     given = samples.load(request.samples, record.inputs, request.preprocess, "samples", top1=request.top1)
@@ -42,7 +36,9 @@ def ingest(request: IngestRequest) -> IngestAnswer:
         raise CompileFaultError("dynamic", fault)
     output_bytes = behaviour.try_samples(runnable, given, record, request.preprocess)
     golden, calibration, overlaps = _divide(request, record, given, output_bytes)
-    origin = None if torch is None else _torch_reference(torch, request, record, golden)
+    origin = None
+    if exported is not None:
+        origin = sources_exported.refer(exported, request, record, golden, Path(request.out_dir, REFERENCE_FILE))
     golden.write(Path(request.out_dir, SAMPLES_FILE))
     calibration.write(Path(request.out_dir, CALIBRATION_FILE))
     return IngestAnswer(
@@ -57,34 +53,6 @@ def ingest(request: IngestRequest) -> IngestAnswer:
             golden_bytes=golden.sample_bytes * golden.count_n,
         ),
     )
-
-
-def _open_torch(request: IngestRequest, source: Path) -> TorchSource | None:
-    """Export a source of PyTorch's to ONNX; None: it is none."""
-    if source.suffix not in {".pt2", ".py"}:
-        return None
-    from edgefleet_controller.compile import sources_torch
-
-    if source.suffix == ".pt2":
-        torch = sources_torch.open_program(source)
-    else:
-        inputs = sources_torch.example_inputs(request.samples, request.preprocess)
-        torch = sources_torch.open_module(source, request.function or "", inputs)
-    sources_torch.export(torch, Path(request.out_dir, EXPORTED_FILE))
-    return torch
-
-
-def _torch_reference(torch: TorchSource, request: IngestRequest, record: ModelRecord, golden: Samples) -> Origin:
-    """Write PyTorch's own outputs on the golden samples; try the first of them as a source's are tried."""
-    from edgefleet_controller.compile import sources_torch
-
-    names = tuple(spec.name for spec in record.outputs)
-    runner = sources_torch.Runner(torch, names)
-    runnable = Runnable(lambda: sources_torch.Runner(torch, names), (RuntimeError, ValueError, TypeError))
-    behaviour.try_samples(runnable, golden, record, request.preprocess)
-    feeds = list(preprocess.batches(golden.arrays, record.inputs, request.preprocess))
-    sources_torch.reference_outputs(runner, feeds, Path(request.out_dir, REFERENCE_FILE))
-    return Origin(digest=_digest(Path(request.source)), tools=dict(torch_versions()))
 
 
 def _open_onnx(source: Path) -> tuple[ModelRecord, Runnable]:

@@ -45,6 +45,12 @@ def torch_versions() -> Mapping[str, str]:
     return {"torch": _version("torch"), "onnxscript": _version("onnxscript")}
 
 
+def keras_versions() -> Mapping[str, str]:
+    """Return what exports Keras' sources and its version, read without importing it."""
+    tensorflow = next((name for name in ("tensorflow", "tensorflow-cpu") if _version(name) != "missing"), "tensorflow")
+    return {"keras": _version("keras"), "tensorflow": _version(tensorflow), "tf2onnx": _version("tf2onnx")}
+
+
 def _version(name: str) -> str:
     try:
         return version(name)

@@ -42,6 +42,10 @@ def _inputs(source: Path) -> tuple[TensorSpec, ...]:
     if source.suffix == ".py":
         what = "is Python code, which does not say what it takes, so no samples can be drawn for it"
         raise CompileFaultError("source", what, next_step="give real ones: --samples FILE")
+    if form == "keras":
+        from edgefleet_controller.compile import sources_keras
+
+        return sources_keras.KerasSource(source).inputs
     if form == "torch-program":
         from edgefleet_controller.compile import sources_torch
 

@@ -9,26 +9,27 @@ from typing import Literal
 from edgefleet_contract.variant import Variant
 from edgefleet_controller.compile.protocol import ModelRecord
 
-Format = Literal["onnx", "tflite", "torch-program", "torch-module"]
+Format = Literal["onnx", "tflite", "torch-program", "torch-module", "keras"]
 
 FILE_NAMES: Mapping[Format, str] = {
     "onnx": "source.onnx",
     "tflite": "source.tflite",
     "torch-program": "source.pt2",
     "torch-module": "source.py",
+    "keras": "source.keras",
 }
 """What a source is called in the folder it is worked on in: readers choose by suffix."""
 _HOOK = re.compile(r"([A-Za-z_][A-Za-z0-9_.]*):([A-Za-z_][A-Za-z0-9_]*)")
 TFLITE_MARK = b"TFL3"
 """TFLite's file identifier, at byte 4."""
 _HDF5, _NUMPY, _ZIP, _PICKLE = b"\x89HDF", b"\x93NUMPY", b"PK", b"\x80\x02"
-TAKEN = "ONNX (.onnx), TFLite (.tflite), torch.export (.pt2) or module:function"
+TAKEN = "ONNX (.onnx), TFLite (.tflite), torch.export (.pt2), Keras (.keras) or module:function"
 """What a source may be, in words."""
-_KERAS_STEP = (
-    "convert it where TensorFlow is: `python -m tf2onnx.convert --keras MODEL --output model.onnx` for every target, "
-    "or `tf.lite.TFLiteConverter` to a .tflite file for tflite/* only"
+_KERAS_STEP = "save it as a .keras file with Keras 3: keras.saving.load_model(PATH).save('model.keras')"
+_SAVED_MODEL_STEP = (
+    "convert it where TensorFlow is: `python -m tf2onnx.convert --saved-model FOLDER --output model.onnx` for every "
+    "target, or tf.lite.TFLiteConverter.from_saved_model(FOLDER) to a .tflite file for tflite/* only"
 )
-_SAVED_MODEL_STEP = _KERAS_STEP.replace("--keras MODEL", "--saved-model FOLDER")
 _TORCH_STEP = (
     "export the model: torch.export.save(torch.export.export(model.eval(), example_inputs), 'model.pt2'), or "
     "torch.onnx.export(model, example_inputs, 'model.onnx', dynamo=True)"
@@ -57,7 +58,9 @@ def format_of(text: str, head: bytes) -> Format:
         return "torch-module"
     if head[4:8] == TFLITE_MARK:
         return "tflite"
-    return "torch-program" if head.startswith(_ZIP) else "onnx"
+    if head.startswith(_ZIP):
+        return "keras" if text.lower().endswith(".keras") else "torch-program"
+    return "onnx"
 
 
 def wrong_source(name: str, head: bytes) -> tuple[str, str] | None:
@@ -85,10 +88,8 @@ def wrong_source(name: str, head: bytes) -> tuple[str, str] | None:
 
 def _wrong_zip(name: str) -> tuple[str, str] | None:
     suffix = name.rpartition(".")[2].lower()
-    if suffix == "pt2":
+    if suffix in {"keras", "pt2"}:
         return None
-    if suffix == "keras":
-        return f"is a Keras model; a source is {TAKEN}", _KERAS_STEP
     if suffix in {"pt", "pth", "bin"}:
         return f"is a PyTorch file of weights or TorchScript; a source is {TAKEN}", _TORCH_STEP
     return f"is a ZIP archive (`.npz`, `.keras`, `.pt`?), not a model; a source is {TAKEN}", "name the model's file"

@@ -12,7 +12,7 @@ import inspect
 import logging
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -269,26 +269,6 @@ def _parameters(model: Torch, inputs: Mapping[str, Array]) -> list[str]:
             next_step="name the arrays as forward()'s parameters, or map them with `samples: {file: …, inputs: {…}}`",
         )
     return [each.name for each in plain if each.name in inputs]
-
-
-def reference_outputs(runner: Runner, feeds: Sequence[Arrays], out: Path) -> None:
-    """Write PyTorch's outputs on samples, as the worker writes those of a model file.
-
-    Raises:
-        CompileFaultError: an output changes its shape from sample to sample, or PyTorch fails.
-    """
-    try:
-        runs = [runner.run(feed) for feed in feeds]
-        by_output = zip(*runs, strict=True)
-        columns = {name: _joined(list(each)) for name, each in zip(runner.output_names, by_output, strict=True)}
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        raise CompileFaultError("samples", f"do not run through the model in PyTorch: {_said(error)}") from error
-    npz.write(out, columns)
-
-
-def _joined(parts: list[Array]) -> Array:
-    first = parts[0]
-    return np.concatenate(parts) if first.ndim and first.shape[0] == 1 else np.stack(parts)
 
 
 def _said(error: BaseException) -> str:

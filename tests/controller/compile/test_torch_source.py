@@ -118,7 +118,11 @@ class Exporting(ChildSteps):
             outputs = outputs_of(Path(request.source), {"x": golden["x"]})
         npz.write(folder / "reference.npz", {"logits": outputs * np.float32(self.factor)})
         return answer.model_copy(
-            update={"origin": Origin(digest=digest_bytes(b"the user's file"), tools={"torch": "2.13.0"})}
+            update={
+                "origin": Origin(
+                    digest=digest_bytes(b"the user's file"), framework="PyTorch 2.13.0", tools={"torch": "2.13.0"}
+                )
+            }
         )
 
 
