@@ -195,11 +195,21 @@ def _finding_cells(one: HealthFinding) -> Sequence[Cell]:
 
 
 def draw_query(console: Console, result: QueryResult) -> None:
-    """Draw rows as they are; numbers to the right."""
+    """Draw rows, numbers to the right, fractions to six digits; JSON and CSV have them all."""
     numeric = [
         name
         for index, name in enumerate(result.columns)
         if result.rows and all(isinstance(row[index], (int, float, type(None))) for row in result.rows)
     ]
-    rows = [["" if value is None else str(value) for value in row] for row in result.rows]
+    rows = [[_query_cell(value) for value in row] for row in result.rows]
     draw(console, result.columns, rows, right=numeric)
+
+
+def _query_cell(value: object) -> str:
+    if isinstance(value, float) and abs(value) < _EXACT_FROM:
+        return f"{value:.6g}"
+    return "" if value is None else str(value)
+
+
+_EXACT_FROM = 1e6
+"""From here on six digits would cut off whole ones."""

@@ -12,8 +12,8 @@ from rich.console import Console
 
 from edgefleet_contract.accept import Scenario
 from edgefleet_contract.evidence import EnergyResult, EnergyStatus, Evidence, LatencyResult, Verdict
-from edgefleet_controller.api import DeviceModelRow, EvidenceRow
-from edgefleet_controller.cli.render_state import draw_evidence
+from edgefleet_controller.api import DeviceModelRow, EvidenceRow, QueryResult
+from edgefleet_controller.cli.render_state import draw_evidence, draw_query
 
 MEASURED = EnergyResult(status=EnergyStatus.MEASURED, per_inference_mj=12.34)
 UNMEASURED = EnergyResult(status=EnergyStatus.UNMEASURED, reason="no power sensor")
@@ -76,3 +76,10 @@ def test_the_widest_table_keeps_every_figure_whole(
     for text in ("12.3 mJ", "qualified", "50 µs", "30.0 MiB"):
         assert text in out
     assert ("abababababab" in out) == digests
+
+
+def test_a_querys_fractions_have_six_digits_and_whole_numbers_all() -> None:
+    stream = io.StringIO()
+    row = (0.946886162447, 1_795_509_543_425_539_801, 12345678.25, None, "x")
+    draw_query(Console(file=stream, width=100), QueryResult(columns=("a", "b", "c", "d", "e"), rows=(row,)))
+    assert stream.getvalue().splitlines()[-1].split() == ["0.946886", "1795509543425539801", "12345678.25", "x"]

@@ -172,8 +172,8 @@ def tried(wished: Store, make: Any) -> Store:
 @pytest.mark.parametrize(
     ("name", "columns", "rows"),
     [
-        ("energy", "variant per_inference_mj", [("ort/cuda/fp16", 3.0), (INT8, 12.0), (FP32, None)]),
-        ("slowest", "variant latency_scenario limit_used top_operator", [(INT8, "server", 2.0 / 1.5, "Conv")]),
+        ("energy", "variant net_mj low_mj", [("ort/cuda/fp16", 3.0, 2.0), (INT8, 12.0, 11.0), (FP32, None, None)]),
+        ("slowest", "variant scenario limit_used top_operator", [(INT8, "server", 2.0 / 1.5, "Conv")]),
         ("operators", "variant operator share calls_n", [(INT8, "Conv", 0.7, 3)]),
         ("placement", "accelerated_time_share elsewhere", [(0.8, '{"NonZero":1}')]),
         ("parity_outputs", "output worst_sqnr_db", [("y", 3.0)]),

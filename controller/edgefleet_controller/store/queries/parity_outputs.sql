@@ -6,7 +6,6 @@ SELECT
     json_extract(o.value, '$.worst_sqnr_db') AS worst_sqnr_db,
     json_extract(o.value, '$.median_sqnr_db') AS median_sqnr_db,
     json_extract(o.value, '$.tolerance_sqnr_db') AS tolerance_sqnr_db,
-    json_extract(o.value, '$.agreement') AS agreement,
     json_extract(o.value, '$.reason') AS reason
 FROM fleet_latest_evidence AS e, json_each(e.body, '$.parity.outputs') AS o
 ORDER BY failed_check IS NULL, worst_sqnr_db IS NULL, worst_sqnr_db, e.device, e.model, e.variant, o.key

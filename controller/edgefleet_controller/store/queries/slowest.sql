@@ -1,7 +1,6 @@
 -- Latency (ms) of what serves, slowest P99 first; `limit_used` is the measured share of the tightest latency limit.
 SELECT
-    e.device, e.model, e.variant, e.latency_scenario, e.p50_ms, e.p95_ms, e.p99_ms, e.p99_ci95_low_ms,
-    e.p99_ci95_high_ms, e.undisturbed_p99_ms, e.throughput_hz, e.latency_verdict,
+    e.device, e.model, e.variant, e.latency_scenario AS scenario, e.p50_ms, e.p95_ms, e.p99_ms,
     NULLIF(
         MAX(
             COALESCE(e.p50_ms / m.limit_p50_ms, 0.0),
@@ -10,7 +9,8 @@ SELECT
         ),
         0.0
     ) AS limit_used,
-    e.top_operator, e.top_operator_share
+    e.latency_verdict AS verdict,
+    e.top_operator
 FROM fleet_latest_evidence AS e
 JOIN fleet_models AS m
     ON m.device = e.device AND m.model = e.model AND m.release = e.release AND m.variant = e.variant
