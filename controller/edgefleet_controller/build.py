@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from edgefleet_contract.artifact import ArtifactDocument, ArtifactFile, FileRole, HostCheck
-from edgefleet_contract.base import clip_reason, hex_of
+from edgefleet_contract.base import MAX_REASON_CHARS, clip_reason, hex_of
 from edgefleet_contract.desired import Candidate
 from edgefleet_contract.evidence import ParityVerdict, Verdict
 from edgefleet_contract.job import CompareAnswer, CompareJob, OutputsJob
@@ -194,7 +194,7 @@ class Builder:
     def _failed(
         self, checked: CheckedModel, variant: str, key: str, error: StepError, work: Path, duration_s: float
     ) -> NotBuilt:
-        reason = clip_reason(error.message)
+        reason = _why(error)
         reproduce = None
         if error.lasting:
             self._cache.record_build(_record(checked, variant, key, error.verdict, duration_s, reason=reason))
@@ -362,6 +362,13 @@ def _refused(checked: CheckedModel, variant: str) -> NotBuilt | None:
         return None
     tried = Tried(variant=variant, verdict=Verdict.UNSUPPORTED, reason=clip_reason(reason))
     return NotBuilt(key=None, model=checked.name, tried=tried)
+
+
+def _why(error: StepError) -> str:
+    """Return why a step failed and, where the compiler knows it, what to do; the advice survives a cut."""
+    step = error.fault.next_step if error.fault is not None else None
+    advice = f"; next: {step}" if step else ""
+    return error.message[: MAX_REASON_CHARS - len(advice)] + advice if advice else clip_reason(error.message)
 
 
 def _model_path(variant: str, work: Path) -> Path:

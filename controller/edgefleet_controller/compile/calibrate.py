@@ -29,6 +29,7 @@ from edgefleet_controller.compile.calibrate_qdq import QdqLayout, is_symmetric, 
 from edgefleet_controller.compile.calibrate_ranges import METHODS, Observed, Ranges, observe, ranges_by
 from edgefleet_controller.compile.fault import CompileFaultError
 from edgefleet_controller.compile.npz import Arrays
+from edgefleet_controller.compile.onnx_graph import opset_of
 from edgefleet_controller.compile.protocol import BuildRequest, OptionValue
 
 __all__ = ["Chosen", "QdqLayout", "prepare", "quantisation_faults", "quantize"]
@@ -83,8 +84,7 @@ def named_source(source: Path, work_dir: Path) -> Path:
     """Return the source with opset 13 or newer and a name on every node."""
     named = work_dir / "named.onnx"
     model = onnx.load(source)
-    opset = max(entry.version for entry in model.opset_import if entry.domain in {"", "ai.onnx"})
-    if opset < MIN_OPSET:
+    if opset_of(model) < MIN_OPSET:
         model = onnx.version_converter.convert_version(model, MIN_OPSET)
     _save_named(model, named)
     return named

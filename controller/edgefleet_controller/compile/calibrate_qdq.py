@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
 from onnxruntime.quantization import CalibrationMethod, QuantType
 from onnxruntime.quantization.calibrate import TensorsData
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
 from edgefleet_controller.compile.calibrate_ranges import Ranges
+from edgefleet_controller.compile.onnx_graph import put_nodes, replace_input
 
 WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 """Operators that hold most of a model's weights."""
@@ -209,20 +209,7 @@ def _release_inputs(model: onnx.ModelProto, keep_float: frozenset[str]) -> None:
             continue
         if users and all(user.name in keep_float for user in users):
             for user in users:
-                _replace_input(user, dequantise.output[0], quantise.input[0])
+                replace_input(user, dequantise.output[0], quantise.input[0])
             dropped |= {dequantise.output[0], quantise.output[0]}
     left = [node for node in graph.node if node.output[0] not in dropped]
-    del graph.node[:]
-    graph.node.extend(left)
-
-
-def _replace_input(node: onnx.NodeProto, old: str, new: str) -> None:
-    for place, name in enumerate(node.input):
-        if name == old:
-            node.input[place] = new
-
-
-def int8_weight_bytes(model: onnx.ModelProto) -> int:
-    """Return the bytes of a model's int8 and uint8 weights."""
-    wanted = {onnx.TensorProto.INT8, onnx.TensorProto.UINT8}
-    return sum(numpy_helper.to_array(each).nbytes for each in model.graph.initializer if each.data_type in wanted)
+    put_nodes(graph, left)

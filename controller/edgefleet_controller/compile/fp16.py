@@ -16,7 +16,7 @@ from onnxruntime.quantization.quant_utils import load_model_with_shape_infer
 from onnxruntime.transformers import float16
 
 from edgefleet_contract.artifact import TensorSpec
-from edgefleet_controller.compile import npz, onnx_check, preprocess
+from edgefleet_controller.compile import npz, onnx_graph, preprocess
 from edgefleet_controller.compile.calibrate import OBSERVE_MAX_N, named_source, quantisation_faults
 from edgefleet_controller.compile.calibrate_judge import open_judge
 from edgefleet_controller.compile.calibrate_ranges import LEAST_NORMAL_HALF, Observed, observe
@@ -58,9 +58,9 @@ def build(request: BuildRequest, inputs: tuple[TensorSpec, ...]) -> tuple[onnx.M
         sort_nodes(made.graph)
         judge = open_judge(request, inputs)
         score = judge.score(judge.run(made.SerializeToString()))
-    half_n = sum(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in onnx_check.all_tensors(made.graph))
+    half_n = sum(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in onnx_graph.all_tensors(made.graph))
     if half_n == 0:
-        raise CompileFaultError("variant", "fp16 applies to float32 weights; it has none", family="unsupported")
+        raise _nothing_halved(model)
     by_type = sorted({node.op_type for node in model.graph.node} & set(BLOCKED_OPERATORS))
     return made, {
         "kept_fp32": "; ".join(f"{name}: {why}" for name, why in list(kept.items())[:_LISTED_N]),
@@ -69,9 +69,18 @@ def build(request: BuildRequest, inputs: tuple[TensorSpec, ...]) -> tuple[onnx.M
         "calibration": "ranges for overflow",
         "calibration_samples_n": len(feeds),
         "half_tensors_n": half_n,
-        "unobserved_branches_n": sum(1 for _ in onnx_check.inner_graphs(model.graph)),
+        "unobserved_branches_n": sum(1 for _ in onnx_graph.inner_graphs(model.graph)),
         "sqnr_db": round(score.sqnr_db, 2),
     }
+
+
+def _nothing_halved(model: onnx.ModelProto) -> CompileFaultError:
+    """Return why nothing became half: no weight is float32, or those that are lie where the converter leaves them."""
+    inside = (tensor for graph in onnx_graph.inner_graphs(model.graph) for tensor in onnx_graph.own_tensors(graph))
+    inner_n = sum(tensor.data_type == onnx.TensorProto.FLOAT for tensor in inside)
+    why = f"the main graph has none, and the {inner_n} inside its If, Loop or Scan stay float32" if inner_n else ""
+    reason = f"fp16 applies to float32 weights; {why or 'it has none'}"
+    return CompileFaultError("variant", reason, family="unsupported")
 
 
 def prone(model: onnx.ModelProto, seen: Mapping[str, Observed]) -> dict[str, str]:
@@ -160,39 +169,26 @@ def join_casts(graph: onnx.GraphProto) -> None:
         for place, name in enumerate(node.input):
             if name in direct:
                 node.input[place] = direct[name]
-    read = {name for node in graph.node for name in _outer_reads(node)} | results
+    read = onnx_graph.names_read(graph) | results
     left = [node for node in graph.node if node.op_type != "Cast" or node.output[0] in read]
-    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in left]
-    del graph.node[:]
-    graph.node.extend(copies)
+    onnx_graph.put_nodes(graph, left)
 
 
 def sort_nodes(graph: onnx.GraphProto) -> None:
     """Put nodes in an order in which each follows what it reads: the converter appends its casts at the end."""
     ready = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer} | {""}
     made_here = {name for node in graph.node for name in node.output}
-    waiting = [(node, _outer_reads(node) & made_here) for node in graph.node]
+    waiting = [(node, onnx_graph.reads_of(node) & made_here) for node in graph.node]
     ordered: list[onnx.NodeProto] = []
     while waiting:
         blocked = []
         for node, reads in waiting:
             if reads <= ready:
-                ordered.append(onnx.NodeProto.FromString(node.SerializeToString()))
+                ordered.append(node)
                 ready.update(node.output)
             else:
                 blocked.append((node, reads))
         if len(blocked) == len(waiting):
             raise ValueError(f"the graph has a cycle at {blocked[0][0].name!r}")
         waiting = blocked
-    del graph.node[:]
-    graph.node.extend(ordered)
-
-
-def _outer_reads(node: onnx.NodeProto) -> set[str]:
-    """Return what a node reads, its inner graphs included."""
-    reads = set(node.input)
-    for attribute in node.attribute:
-        for graph in [attribute.g] if attribute.HasField("g") else attribute.graphs:
-            for inner in graph.node:
-                reads |= _outer_reads(inner)
-    return reads
+    onnx_graph.put_nodes(graph, ordered)

@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 import onnx
 
-from edgefleet_controller.compile import onnx_check, preprocess, session, shapes
+from edgefleet_controller.compile import onnx_graph, preprocess, session, shapes
 from edgefleet_controller.compile.fault import CompileFaultError
 from edgefleet_controller.compile.npz import Array, Arrays
 from edgefleet_controller.compile.protocol import ModelRecord
@@ -56,7 +56,7 @@ def onnx_runnable(model: onnx.ModelProto, source: Path) -> Runnable:
     """Return an ONNX model as what can be tried; it keeps no state, so it is loaded once."""
     drawn = tuple(
         f"{node.name or node.output[0]!r} ({node.op_type})"
-        for node in onnx_check.all_nodes(model.graph)
+        for node in onnx_graph.all_nodes(model.graph)
         if node.op_type in _RANDOM
     )
     return Runnable(functools.cache(lambda: session.open_source(source)), session.RUNTIME_ERRORS, drawn)

@@ -12,7 +12,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from edgefleet_contract.artifact import TensorSpec
-from edgefleet_controller.compile import calibrate
+from edgefleet_controller.compile import calibrate, onnx_graph
 from edgefleet_controller.compile.calibrate_judge import open_judge
 from edgefleet_controller.compile.fault import CompileFaultError
 from edgefleet_controller.compile.npz import Array
@@ -79,9 +79,7 @@ def quantize_weights(model: onnx.ModelProto) -> tuple[int, int]:
             continue
         nodes += _replace(graph, node, matrix)
         layers_n, weights_n = layers_n + 1, weights_n + matrix.size
-    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    del graph.node[:]
-    graph.node.extend(copies)
+    onnx_graph.put_nodes(graph, nodes)
     drop_unused(graph)
     if layers_n and not any(entry.domain == "com.microsoft" for entry in model.opset_import):
         model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
@@ -167,19 +165,7 @@ def _search(blocks: Array) -> tuple[Array, Array, Array]:
 
 def drop_unused(graph: onnx.GraphProto) -> None:
     """Drop initializers that no node reads."""
-    used = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
-    used |= {name for node in graph.node for attribute in node.attribute for name in _inner_reads(attribute)}
+    used = onnx_graph.names_read(graph) | {value.name for value in graph.output}
     left = [onnx.TensorProto.FromString(each.SerializeToString()) for each in graph.initializer if each.name in used]
     del graph.initializer[:]
     graph.initializer.extend(left)
-
-
-def _inner_reads(attribute: onnx.AttributeProto) -> set[str]:
-    graphs = [attribute.g] if attribute.HasField("g") else list(attribute.graphs)
-    reads: set[str] = set()
-    for graph in graphs:
-        for node in graph.node:
-            reads |= set(node.input)
-            for inner in node.attribute:
-                reads |= _inner_reads(inner)
-    return reads

@@ -9,7 +9,7 @@ import onnx
 from google.protobuf.message import DecodeError, EncodeError  # type: ignore[import-untyped]  # it ships no types
 from onnx.external_data_helper import ExternalDataInfo, load_external_data_for_tensor
 
-from edgefleet_controller.compile import onnx_check
+from edgefleet_controller.compile import onnx_check, onnx_graph
 from edgefleet_controller.compile.fault import CompileFaultError
 from edgefleet_controller.compile.protocol import JoinAnswer, JoinRequest
 
@@ -28,7 +28,7 @@ def join(request: JoinRequest) -> JoinAnswer:
         model = onnx.load(source, load_external_data=False)
     except (DecodeError, OSError, ValueError) as error:
         raise CompileFaultError("source", f"is not an ONNX model: {error}") from error
-    external = [tensor for tensor in onnx_check.tensors(model.graph) if tensor.HasField("data_location")]
+    external = [tensor for tensor in onnx_graph.all_tensors(model.graph) if tensor.HasField("data_location")]
     total_bytes = source.stat().st_size
     for tensor in external:
         total_bytes += _load(tensor, source.parent, root)

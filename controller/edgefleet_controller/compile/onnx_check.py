@@ -15,6 +15,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped] 
 
 from edgefleet_contract.artifact import Dim, TensorSpec
 from edgefleet_controller.compile.fault import CompileFaultError
+from edgefleet_controller.compile.onnx_graph import STANDARD_DOMAINS, all_nodes, all_tensors, inner_graphs, opset_of
 from edgefleet_controller.compile.protocol import ModelRecord
 
 MAX_SOURCE_BYTES = 2 * 1024**3 - 1
@@ -22,7 +23,6 @@ MAX_SOURCE_BYTES = 2 * 1024**3 - 1
 MIN_OPSET = 7
 """ONNX Runtime promises to run models from opset 7 on (its compatibility document)."""
 MAX_NODES = 200_000
-_STANDARD = frozenset({"", "ai.onnx"})
 _RUNTIME_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
 """Domains whose operators ONNX Runtime brings along; whether it has the very operator, loading it shows."""
 _DTYPES: dict[int, str] = {
@@ -61,16 +61,16 @@ def record(model: onnx.ModelProto, source: str) -> ModelRecord:
         CompileFaultError: an input or output is no plain tensor of numbers.
     """
     inputs, outputs = io_specs(model)
-    nodes = list(_nodes(model.graph))
+    nodes = list(all_nodes(model.graph))
     return ModelRecord(
         source=source,
         inputs=inputs,
         outputs=outputs,
-        opset=_opset(model),
+        opset=opset_of(model),
         ir_version=model.ir_version,
         nodes_n=len(nodes),
         parameters_n=_parameters_n(model.graph),
-        domains=tuple(sorted({node.domain for node in nodes} - _STANDARD)),
+        domains=tuple(sorted({node.domain for node in nodes} - STANDARD_DOMAINS)),
         batch_is_dynamic=all(bool(spec.shape) and isinstance(spec.shape[0], str) for spec in inputs),
         operators=dict(sorted(Counter(node.op_type for node in nodes).items())),
     )
@@ -84,11 +84,11 @@ _QUANTISED_OPERATORS = ("QLinear", "QGemm", "QAttention", "ConvInteger", "MatMul
 
 def quantised_nodes_n(model: onnx.ModelProto) -> int:
     """Return how many nodes of a model already compute on rounded activations or packed weights."""
-    weights = {tensor.name for tensor in tensors(model.graph)}
+    weights = {tensor.name for tensor in all_tensors(model.graph)}
     return sum(
         node.op_type.startswith(_QUANTISED_OPERATORS)
         or (node.op_type == "QuantizeLinear" and node.input[0] not in weights)
-        for node in _nodes(model.graph)
+        for node in all_nodes(model.graph)
     )
 
 
@@ -134,12 +134,8 @@ def _parse(data: bytes) -> onnx.ModelProto:
     return model
 
 
-def _opset(model: onnx.ModelProto) -> int:
-    return max((int(entry.version) for entry in model.opset_import if entry.domain in _STANDARD), default=0)
-
-
 def _check_opset(model: onnx.ModelProto) -> None:
-    opset, newest = _opset(model), onnx.defs.onnx_opset_version()
+    opset, newest = opset_of(model), onnx.defs.onnx_opset_version()
     if opset == 0:
         raise _fault("names no version of ONNX's own operator set")
     if not MIN_OPSET <= opset <= newest:
@@ -159,7 +155,7 @@ def _check_names(model: onnx.ModelProto) -> None:
     graph = model.graph
     named = (*graph.input, *graph.output, *graph.initializer)
     wrong = next((each.name for each in named if not isinstance(each.name, str)), None)
-    for node in _nodes(graph):
+    for node in all_nodes(graph):
         texts = (node.name, node.op_type, node.domain, *node.input, *node.output)
         wrong = wrong or next((text for text in texts if not isinstance(text, str)), None)
     if wrong is not None:
@@ -167,11 +163,11 @@ def _check_names(model: onnx.ModelProto) -> None:
 
 
 def _check_external_data(model: onnx.ModelProto) -> None:
-    for tensor in tensors(model.graph):
+    for tensor in all_tensors(model.graph):
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             where = next((entry.value for entry in tensor.external_data if entry.key == "location"), "?")
             raise _fault(
-                f"keeps weight {tensor.name!r} in another file ({where!r}), which this version does not read",
+                f"keeps weight {tensor.name!r} in another file ({where!r}), which is not read here",
                 "save it as one file: onnx.save(onnx.load(path), path_of_one_file)",
             )
 
@@ -199,15 +195,15 @@ def _find_shapes(model: onnx.ModelProto) -> None:
 
 def _check_operators(model: onnx.ModelProto) -> None:
     own = {(function.domain, function.name) for function in model.functions}
-    opset = _opset(model)
-    for count, node in enumerate(_nodes(model.graph)):
+    opset = opset_of(model)
+    for count, node in enumerate(all_nodes(model.graph)):
         if count >= MAX_NODES:
             raise _fault(f"has more than {MAX_NODES} nodes")
         if (node.domain, node.op_type) in own:
             continue
         if node.domain not in _RUNTIME_DOMAINS:
             raise _unknown_operator(node, f"custom domain {node.domain!r}")
-        if node.domain in _STANDARD and not onnx.defs.has(node.op_type, max_inclusive_version=opset):
+        if node.domain in STANDARD_DOMAINS and not onnx.defs.has(node.op_type, max_inclusive_version=opset):
             raise _unknown_operator(node, f"unknown in opset {opset}")
 
 
@@ -219,27 +215,6 @@ def _unknown_operator(node: onnx.NodeProto, why: str) -> CompileFaultError:
     )
 
 
-def inner_graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """Yield the graphs inside a graph's nodes (branches and loop bodies), at any depth."""
-    pending = [graph]
-    while pending:
-        for node in pending.pop().node:
-            for attribute in node.attribute:
-                inner = [attribute.g] if attribute.HasField("g") else list(attribute.graphs)
-                pending += inner
-                yield from inner
-
-
-def all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    """Yield every node of a graph, inner graphs included."""
-    return _nodes(graph)
-
-
-def all_tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    """Yield every weight of a graph, inner graphs included."""
-    return tensors(graph)
-
-
 def check_weights(model: onnx.ModelProto) -> None:
     """Refuse weights that hold NaN, or infinity where they are multiplied.
 
@@ -249,7 +224,7 @@ def check_weights(model: onnx.ModelProto) -> None:
         CompileFaultError: with the tensor and the node that reads it.
     """
     readers: dict[str, onnx.NodeProto] = {}
-    for node in _nodes(model.graph):
+    for node in all_nodes(model.graph):
         for name in node.input:
             readers.setdefault(name, node)
     for tensor, name in _named_tensors(model.graph):
@@ -282,22 +257,8 @@ def _named_tensors(graph: onnx.GraphProto) -> Iterator[tuple[onnx.TensorProto, s
                 yield from ((a.t, node.output[0]) for a in node.attribute if a.HasField("t"))
 
 
-def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    for each in (graph, *inner_graphs(graph)):
-        yield from each.node
-
-
-def tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    """Yield every weight: initializers and tensors in attributes, in inner graphs too."""
-    for each in (graph, *inner_graphs(graph)):
-        yield from each.initializer
-        for node in each.node:
-            for attribute in node.attribute:
-                yield from [attribute.t] if attribute.HasField("t") else attribute.tensors
-
-
 def _parameters_n(graph: onnx.GraphProto) -> int:
-    return sum(math.prod(tensor.dims) for tensor in tensors(graph))
+    return sum(math.prod(tensor.dims) for tensor in all_tensors(graph))
 
 
 def _spec(value: onnx.ValueInfoProto, side: str) -> TensorSpec:

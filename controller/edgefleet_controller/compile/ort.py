@@ -17,6 +17,7 @@ from edgefleet_controller.compile import (
     normalise,
     npz,
     onnx_check,
+    onnx_graph,
     ort_gather,
     ort_int8,
     ort_probe,
@@ -72,7 +73,7 @@ def build(request: BuildRequest) -> BuildAnswer:
 
 def _rewrites(source: onnx.ModelProto, precision: str) -> tuple[str, ...]:
     """Return what preparing a source for a precision changes in it."""
-    opset = max(entry.version for entry in source.opset_import if entry.domain in {"", "ai.onnx"})
+    opset = onnx_graph.opset_of(source)
     raised = (f"opset {opset} to {calibrate.MIN_OPSET}",) if opset < calibrate.MIN_OPSET else ()
     return raised if precision == "fp16" else (*raised, "onnxruntime basic optimisation")
 
@@ -125,7 +126,7 @@ def _int8_dynamic(request: BuildRequest, model: onnx.ModelProto, inputs: Inputs)
             extra_options={"EnableSubgraph": True},
         )
     made = onnx.load(out)
-    quantised_n = sum(node.op_type in _QUANTISED for node in onnx_check.all_nodes(made.graph))
+    quantised_n = sum(node.op_type in _QUANTISED for node in onnx_graph.all_nodes(made.graph))
     if quantised_n == 0:
         raise CompileFaultError(
             "variant",
@@ -147,7 +148,7 @@ _MAKERS: Mapping[str, Callable[[BuildRequest, onnx.ModelProto, Inputs], Made]] =
 
 def save_plain(model: onnx.ModelProto, path: Path) -> None:
     """Write a model without notes and metadata, so that equal graphs are equal bytes wherever they were exported."""
-    for graph in (model.graph, *onnx_check.inner_graphs(model.graph)):
+    for graph in (model.graph, *onnx_graph.inner_graphs(model.graph)):
         for item in (*graph.node, *graph.initializer, *graph.input, *graph.output, *graph.value_info, graph):
             _strip(item)
     _strip(model)

@@ -6,6 +6,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from edgefleet_controller.compile.onnx_graph import put_nodes
+
 _LEAST_BYTES = 65_536
 """Smaller tables are not worth three more nodes."""
 
@@ -32,9 +34,7 @@ def quantize_tables(model: onnx.ModelProto) -> int:
     rebuilt: list[onnx.NodeProto] = []
     for node in graph.node:
         rebuilt += _lookup(node) if node.op_type == "Gather" and node.input[0] in tables else [node]
-    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in rebuilt]
-    del graph.node[:]
-    graph.node.extend(copies)
+    put_nodes(graph, rebuilt)
     return len(tables)
 
 

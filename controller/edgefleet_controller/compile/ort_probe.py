@@ -13,7 +13,7 @@ import onnx
 import onnxruntime as ort
 from onnx import TensorProto, helper
 
-from edgefleet_controller.compile import onnx_check, session
+from edgefleet_controller.compile import onnx_graph, session
 from edgefleet_controller.compile.fault import CompileFaultError
 from edgefleet_controller.compile.npz import Arrays
 from edgefleet_controller.compile.protocol import OptionValue
@@ -42,7 +42,7 @@ def fused(model: Path, precision: str) -> dict[str, OptionValue]:
         optimised = Path(folder, "optimised.onnx")
         session.save_optimised(model, optimised)
         made = onnx.load(optimised, load_external_data=False)
-        operators = Counter(node.op_type for node in onnx_check.all_nodes(made.graph))
+        operators = Counter(node.op_type for node in onnx_graph.all_nodes(made.graph))
     if precision == "fp16":
         return {"casts_n": operators["Cast"], "nodes_n": operators.total()}
     integer_n = sum(count for name, count in operators.items() if name.startswith(_INTEGER))

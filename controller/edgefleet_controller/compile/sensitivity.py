@@ -17,6 +17,7 @@ from edgefleet_controller.compile import session
 from edgefleet_controller.compile.calibrate_qdq import WEIGHTED, is_transformer, layers
 from edgefleet_controller.compile.calibrate_ranges import Observed, Ranges
 from edgefleet_controller.compile.npz import Array, Arrays
+from edgefleet_controller.compile.onnx_graph import put_nodes, replace_input
 
 MAX_CANDIDATES = 96
 _OTHERS = frozenset(
@@ -126,16 +127,14 @@ def _switched(
                     rebuilt += _round_activation(graph, name, ranges[name], symmetric=symmetric)
                     rounded.add(name)
                 rebuilt.append(_where(switch, f"{name}_rounded", name, f"{name}_at_{index}"))
-                _rename(node, name, f"{name}_at_{index}")
+                replace_input(node, name, f"{name}_at_{index}")
             if node.op_type in WEIGHTED and node.input[1] in weights:
                 name = node.input[1]
                 graph.initializer.append(_round_weight(weights[name], node, f"{name}_at_{index}_rounded", reduce_range))
                 rebuilt.append(_where(switch, f"{name}_at_{index}_rounded", name, f"{name}_at_{index}"))
                 node.input[1] = f"{name}_at_{index}"
         rebuilt.append(node)
-    nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in rebuilt]
-    del graph.node[:]
-    graph.node.extend(nodes)
+    put_nodes(graph, rebuilt)
     return copy
 
 
@@ -178,12 +177,6 @@ def _is_depthwise(node: onnx.NodeProto, values: Array) -> bool:
 
 def _where(switch: str, yes: str, no: str, out: str) -> onnx.NodeProto:
     return helper.make_node("Where", [switch, yes, no], [out])
-
-
-def _rename(node: onnx.NodeProto, old: str, new: str) -> None:
-    for place, name in enumerate(node.input):
-        if name == old:
-            node.input[place] = new
 
 
 def _noise(runner: session.Session, names: Sequence[str], feeds: Sequence[Arrays]) -> dict[str, float]:

@@ -16,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgefleet_controller.compile import session
 from edgefleet_controller.compile.npz import Array, Arrays
+from edgefleet_controller.compile.onnx_graph import put_nodes
 
 STRENGTHS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 """Strengths of migration that are tried; the paper uses 0.5 and, for models with many outliers, 0.75."""
@@ -172,9 +173,7 @@ class _Edit:
             if node.name in before:
                 ordered.append(before[node.name])
             ordered.append(node)
-        copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in ordered]
-        del self._graph.node[:]
-        self._graph.node.extend(copies)
+        put_nodes(self._graph, ordered)
 
     def _constants(self, node: onnx.NodeProto) -> list[int]:
         return [place for place, name in enumerate(node.input) if name in self._weights]

@@ -158,7 +158,7 @@ class ChildSteps:
 
 
 def keep_for_reproduction(command: Command, work_dir: Path, dest: Path) -> None:
-    """Move a failed step's folder to `dest`, with its request, the command that repeats it, and what it printed."""
+    """Copy a failed step's folder to `dest`, with its request, the command that repeats it, and what it printed."""
     shutil.rmtree(dest, ignore_errors=True)
     dest.parent.mkdir(parents=True, exist_ok=True)
     shutil.copytree(work_dir, dest)

@@ -12,7 +12,8 @@ from edgefleet_contract.base import clip_reason
 from edgefleet_contract.coverage import Coverage, CoverageSource, OperatorCoverage, Placed
 from edgefleet_controller.compile import trt_qdq, trt_table
 from edgefleet_controller.compile.fault import CompileFaultError
-from edgefleet_controller.compile.trt_parser import MODEL, TAKEN_TYPES, Parser, with_shapes
+from edgefleet_controller.compile.onnx_graph import with_shapes
+from edgefleet_controller.compile.trt_parser import MODEL, TAKEN_TYPES, Parser
 from edgefleet_controller.compile.trt_vendor import VendorMissingError, load
 
 DLA = "tensorrt/dla"

@@ -13,6 +13,7 @@ from collections.abc import Collection, Mapping, Sequence
 import onnx
 from onnx import TensorProto, helper
 
+from edgefleet_controller.compile.onnx_graph import names_read, put_nodes, with_shapes
 from edgefleet_controller.compile.trt_vendor import Vendor, about_the_model, new_logger, new_network, tidy
 
 MAX_ROUNDS = 256
@@ -90,14 +91,6 @@ class Parser:
         return found | {MODEL: f"asked {MAX_ROUNDS} times, and each time one more node was refused; there may be more"}
 
 
-def with_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return the model with inferred shapes, as far as they can be inferred."""
-    try:
-        return onnx.shape_inference.infer_shapes(model, data_prop=True)
-    except (onnx.shape_inference.InferenceError, ValueError, RuntimeError):
-        return model
-
-
 def cut(model: onnx.ModelProto, out: Collection[int]) -> tuple[onnx.ModelProto, list[int]]:
     """Return the model without some nodes, and the index each node left had.
 
@@ -108,10 +101,9 @@ def cut(model: onnx.ModelProto, out: Collection[int]) -> tuple[onnx.ModelProto, 
     made = onnx.ModelProto()
     made.CopyFrom(model)
     graph, nodes = made.graph, list(model.graph.node)
-    del graph.node[:]
-    graph.node.extend(nodes[index] for index in kept)
+    put_nodes(graph, (nodes[index] for index in kept))
     gone = {name: nodes[index] for index in sorted(out) for name in nodes[index].output if name}
-    graph.input.extend(_inputs_for(model.graph, gone, _read(graph)))
+    graph.input.extend(_inputs_for(model.graph, gone, names_read(graph)))
     outputs = [value for value in model.graph.output if value.name not in gone]
     del graph.output[:]
     graph.output.extend(outputs or _loose_ends(graph, _types(model.graph)))
@@ -152,20 +144,8 @@ def _types(graph: onnx.GraphProto) -> dict[str, onnx.ValueInfoProto]:
     return constants | listed
 
 
-def _read(graph: onnx.GraphProto) -> set[str]:
-    """Return every tensor that nodes of a graph read, those inside branches and bodies included."""
-    read: set[str] = set()
-    pending = [graph]
-    while pending:
-        for node in pending.pop().node:
-            read |= set(node.input)
-            for attribute in node.attribute:
-                pending += [attribute.g] if attribute.HasField("g") else list(attribute.graphs)
-    return read
-
-
 def _loose_ends(graph: onnx.GraphProto, types: Mapping[str, onnx.ValueInfoProto]) -> list[onnx.ValueInfoProto]:
-    read = _read(graph)
+    read = names_read(graph)
     return [types[name] for node in graph.node for name in node.output if name not in read and name in types]
 
 

@@ -12,6 +12,7 @@ from edgefleet_contract.artifact import TensorSpec
 from edgefleet_controller.compile import calibrate, fp16
 from edgefleet_controller.compile.calibrate_qdq import WEIGHTED
 from edgefleet_controller.compile.fault import CompileFaultError
+from edgefleet_controller.compile.onnx_graph import put_nodes
 from edgefleet_controller.compile.protocol import BuildRequest, OptionValue
 
 Made = tuple[onnx.ModelProto, dict[str, OptionValue]]
@@ -60,8 +61,7 @@ def _float_operands(graph: onnx.GraphProto) -> None:
             graph.initializer.append(_dequantised(node, constants))
         else:
             kept.append(node)
-    del graph.node[:]
-    graph.node.extend(kept)
+    put_nodes(graph, kept)
 
 
 def _dequantised(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]) -> onnx.TensorProto:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 import onnx
 
+from edgefleet_controller.compile.onnx_graph import STANDARD_DOMAINS
+
 TABLE_VERSION = "operators of TensorRT-RTX 1.7.1's parser"
 """A test asks the installed parser and holds this table to it."""
 MISSING_OPERATORS = frozenset(
@@ -22,8 +24,6 @@ MISSING_OPERATORS = frozenset(
 )  # fmt: skip
 """Operators of ONNX that the parser has no importer for."""
 
-_STANDARD = frozenset({"", "ai.onnx"})
-
 
 def by_name(node: onnx.NodeProto, functions: frozenset[tuple[str, str]] = frozenset()) -> str | None:
     """Return why TensorRT refuses an operator whatever its attributes, or None where its name tells nothing.
@@ -34,7 +34,7 @@ def by_name(node: onnx.NodeProto, functions: frozenset[tuple[str, str]] = frozen
     """
     if (node.domain, node.op_type) in functions:
         return None
-    if node.domain not in _STANDARD:
+    if node.domain not in STANDARD_DOMAINS:
         return f"{node.domain}:{node.op_type} is no operator of ONNX; TensorRT would need a plugin of that name"
     return f"TensorRT has no {node.op_type}" if node.op_type in MISSING_OPERATORS else None
 

@@ -172,6 +172,17 @@ def test_a_failure_the_inputs_decide_is_remembered(bench: Any, checked: CheckedM
     assert fake.calls["build"] == 1
 
 
+@pytest.mark.parametrize("reason", ["is quantised already", "x" * 2000])
+def test_a_refusal_tells_what_to_do_however_long_its_reason_is(
+    bench: Any, checked: CheckedModel, fake: FakeSteps, reason: str
+) -> None:
+    fault = FaultAnswer(family="unsupported", what="variant", reason=reason, next_step="build ort/cpu/fp32")
+    fake.error = StepError(Verdict.UNSUPPORTED, fault.reason, COMMAND, lasting=True, fault=fault)
+    told = bench.builder.build(checked, "ort/cpu/int8").tried.reason
+    assert told.startswith(reason[:100])
+    assert told.endswith("; next: build ort/cpu/fp32")
+
+
 @pytest.mark.parametrize("verdict", [Verdict.CRASHED, Verdict.TIMEOUT, Verdict.OUT_OF_MEMORY])
 def test_a_crash_is_a_result_that_can_be_repeated_and_is_tried_again(
     bench: Any, checked: CheckedModel, fake: FakeSteps, verdict: Verdict

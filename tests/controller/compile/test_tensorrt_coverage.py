@@ -18,8 +18,9 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from edgefleet_contract.coverage import Coverage, CoverageSource, Placed
 from edgefleet_controller.compile import trt_coverage, trt_qdq, trt_table, trt_vendor
 from edgefleet_controller.compile.fault import CompileFaultError
+from edgefleet_controller.compile.onnx_graph import with_shapes
 from edgefleet_controller.compile.trt_coverage import cover, coverage_of, refused_nodes
-from edgefleet_controller.compile.trt_parser import Parser, with_shapes
+from edgefleet_controller.compile.trt_parser import Parser
 from edgefleet_controller.compile.trt_source import require_taken
 
 pytest.importorskip("tensorrt_rtx_bindings")

@@ -15,6 +15,8 @@ import onnx.inliner
 import onnx.version_converter
 from onnx import helper
 
+from edgefleet_controller.compile.onnx_graph import opset_of
+
 logger = logging.getLogger(__name__)
 
 NAME = "functions-inlined"
@@ -54,7 +56,7 @@ def apply(model: onnx.ModelProto, only: Collection[str] = ()) -> tuple[onnx.Mode
 
 def _with_bodies(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return the model in an opset whose operators have bodies, where it converts: Elu has none before opset 18."""
-    opset = max((int(each.version) for each in model.opset_import if each.domain in {"", "ai.onnx"}), default=0)
+    opset = opset_of(model)
     if opset >= _OPSET:
         return model
     try:

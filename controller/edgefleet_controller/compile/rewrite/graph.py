@@ -10,6 +10,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from edgefleet_controller.compile.npz import Array
+from edgefleet_controller.compile.onnx_graph import opset_of, put_nodes
 
 Attribute: TypeAlias = Any
 """A value of an ONNX attribute: number, text, tensor or list."""
@@ -20,9 +21,7 @@ class Builder:
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self._source = model
-        self.opset = max(
-            (int(each.version) for each in model.opset_import if each.domain in {"", "ai.onnx"}), default=0
-        )
+        self.opset = opset_of(model)
         self._nodes: list[onnx.NodeProto] = []
         self._initializers: list[onnx.TensorProto] = []
         self._count_n = 0
@@ -100,8 +99,7 @@ class Builder:
         """Return the new model."""
         made = onnx.ModelProto()
         made.CopyFrom(self._source)
-        del made.graph.node[:]
-        made.graph.node.extend(self._nodes)
+        put_nodes(made.graph, self._nodes)
         made.graph.initializer.extend(self._initializers)
         return made
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 
 import onnx
 
+from edgefleet_controller.compile.onnx_graph import STANDARD_DOMAINS
 from edgefleet_controller.compile.rewrite import pooling, recurrent, resize, scan, simple
 from edgefleet_controller.compile.rewrite.graph import Builder
 
@@ -49,7 +50,7 @@ def apply(
     builder = Builder(model)
     done: Counter[str] = Counter()
     for node in model.graph.node:
-        name, rule = rules.get(node.op_type, ("", None)) if node.domain in {"", "ai.onnx"} else ("", None)
+        name, rule = rules.get(node.op_type, ("", None)) if node.domain in STANDARD_DOMAINS else ("", None)
         if rule is not None and (not only or node.op_type in only) and rule(node, builder):
             done[name] += 1
         else:

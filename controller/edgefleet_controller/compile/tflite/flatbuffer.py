@@ -11,7 +11,6 @@ import numpy as np
 FlatObject: TypeAlias = Any
 """An object of the generated schema, which has no types."""
 FILE_IDENTIFIER = b"TFL3"
-MAX_OFFSET_BYTES = 2**31 - 1
 
 
 class DamagedFileError(ValueError):

@@ -185,7 +185,7 @@ def _faults() -> Iterator[None]:
         yield
     except QuantisationError:
         raise
-    except Exception as error:
+    except Exception as error:  # it raises whatever it stumbles over: KeyError, AssertionError, its own
         logger.info("litert-quantizer failed", exc_info=True)
         said = " ".join(str(error).split())[:300]
         raise QuantisationError(f"litert-quantizer: {type(error).__name__}: {said}") from error

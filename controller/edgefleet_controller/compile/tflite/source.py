@@ -10,6 +10,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from edgefleet_controller.compile.onnx_graph import put_nodes, with_shapes
+
 logger = logging.getLogger(__name__)
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -50,8 +52,8 @@ def simplify(model: onnx.ModelProto, *, fuse: bool = True) -> onnx.ModelProto:
         simplified, same = onnxsim.simplify(model, tensor_size_threshold=MAX_FOLDED_BYTES, perform_optimization=fuse)
     except (RuntimeError, ValueError, TypeError, onnx.checker.ValidationError) as error:
         logger.info("not simplified: %s", " ".join(str(error).split())[:300])
-        return inferred(model)
-    return simplified if same and _same_outputs(model, simplified) else inferred(model)
+        return with_shapes(model)
+    return simplified if same and _same_outputs(model, simplified) else with_shapes(model)
 
 
 def with_plain_constants(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -66,23 +68,13 @@ def with_plain_constants(model: onnx.ModelProto) -> onnx.ModelProto:
             made.graph.initializer.append(numpy_helper.from_array(value, node.output[0]))
         else:
             kept.append(node)
-    del made.graph.node[:]
-    made.graph.node.extend(kept)
+    put_nodes(made.graph, kept)
     return made
 
 
 def folded(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return the model with constants folded and shapes inferred, and nothing fused."""
     return simplify(model, fuse=False)
-
-
-def inferred(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return the model with shapes inferred where they can be."""
-    try:
-        return onnx.shape_inference.infer_shapes(model, data_prop=True)
-    except (RuntimeError, ValueError) as error:
-        logger.info("shapes not inferred: %s", " ".join(str(error).split())[:300])
-        return model
 
 
 def _same_outputs(before: onnx.ModelProto, after: onnx.ModelProto) -> bool:

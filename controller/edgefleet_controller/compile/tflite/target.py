@@ -145,7 +145,7 @@ def _check_loads(data: bytes) -> None:
     try:
         Interpreter(data)
     except RefusedError as error:
-        reason = f"the quantised file is refused by LiteRT: {error}"
+        reason = f"the file made is refused by LiteRT: {error}"
         raise CompileFaultError("variant", reason, family="unsupported") from error
 
 

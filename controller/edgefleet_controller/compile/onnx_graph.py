@@ -1,0 +1,82 @@
+"""What passes over ONNX graphs share: their nodes and tensors, inner graphs included, and how nodes are replaced."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import onnx
+
+STANDARD_DOMAINS = frozenset({"", "ai.onnx"})
+"""How the domain of ONNX's own operators is written."""
+
+
+def opset_of(model: onnx.ModelProto) -> int:
+    """Return the version of ONNX's own operators a model uses; 0 where it names none."""
+    return max((int(entry.version) for entry in model.opset_import if entry.domain in STANDARD_DOMAINS), default=0)
+
+
+def inner_graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """Yield the graphs inside a graph's nodes (branches and loop bodies), at any depth."""
+    pending = [graph]
+    while pending:
+        for node in pending.pop().node:
+            for attribute in node.attribute:
+                inner = [attribute.g] if attribute.HasField("g") else list(attribute.graphs)
+                pending += inner
+                yield from inner
+
+
+def all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """Yield every node of a graph, inner graphs included."""
+    for each in (graph, *inner_graphs(graph)):
+        yield from each.node
+
+
+def all_tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """Yield every weight: initializers and tensors in attributes, in inner graphs too."""
+    for each in (graph, *inner_graphs(graph)):
+        yield from own_tensors(each)
+
+
+def own_tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """Yield the weights of a graph itself, inner graphs left out."""
+    yield from graph.initializer
+    for node in graph.node:
+        for attribute in node.attribute:
+            yield from [attribute.t] if attribute.HasField("t") else attribute.tensors
+
+
+def reads_of(node: onnx.NodeProto) -> set[str]:
+    """Return every name a node reads, those its inner graphs read included."""
+    reads = set(node.input)
+    for attribute in node.attribute:
+        for graph in [attribute.g] if attribute.HasField("g") else attribute.graphs:
+            reads |= names_read(graph)
+    return reads
+
+
+def names_read(graph: onnx.GraphProto) -> set[str]:
+    """Return every name that nodes of a graph read, those inside branches and bodies included."""
+    return {name for node in all_nodes(graph) for name in node.input}
+
+
+def put_nodes(graph: onnx.GraphProto, nodes: Iterable[onnx.NodeProto]) -> None:
+    """Make these the nodes of a graph; they may be nodes it has now."""
+    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(copies)
+
+
+def replace_input(node: onnx.NodeProto, old: str, new: str) -> None:
+    """Let a node read another tensor wherever it reads `old`."""
+    for place, name in enumerate(node.input):
+        if name == old:
+            node.input[place] = new
+
+
+def with_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the model with inferred shapes, as far as they can be inferred."""
+    try:
+        return onnx.shape_inference.infer_shapes(model, data_prop=True)
+    except (onnx.shape_inference.InferenceError, ValueError, RuntimeError):
+        return model
