@@ -2,12 +2,13 @@
 
 Every precision of `ort/cpu` and `tflite/xnnpack` is built. Candidates are those whose check against the source passed,
 run as the very variant. All files of a model are then timed in one process, in short blocks that take turns in a seeded
-order, on the same samples with one thread; a speed is the median over blocks of (source's p50 / file's p50), so that
-what disturbs the machine disturbs both sides. Even blocks choose, odd blocks are reported. Calls are the agent's bound
-ones for every file, so what Python adds to a call is on neither side.
+order, on the same samples with one thread, each with a block of the source right beside it. A speed is the median over
+such pairs of (source's p50 / file's p50), so that what disturbs the machine disturbs both sides. Even blocks choose,
+odd blocks are reported; the source's own row, paired with itself, shows the noise that is left. Calls are the agent's
+bound ones for every file, so what Python adds to a call is on neither side.
 
 `EDGEFLEET_MANIFEST` names a manifest with more models. `BENCH_OLIVE_PYTHON` names an interpreter with olive-ai, which
-no lock here holds. `BENCH_HOME` keeps the builds. `BENCH_BLOCKS` is the number of blocks, default 80.
+no lock here holds. `BENCH_HOME` keeps the builds. `BENCH_BLOCKS` is the number of blocks, default 60.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ from edgefleet_controller.workbench import BuildRow, Wanted, Workbench, read_doc
 
 ROOT = Path(__file__).resolve().parent.parent
 BUNDLED = ROOT / "manifests" / "examples" / "quickstart.yaml"
-BLOCKS_N = int(os.environ.get("BENCH_BLOCKS", "80"))
+BLOCKS_N = int(os.environ.get("BENCH_BLOCKS", "60"))
 SEED, DRAWS_N = 7, 2000
 REFERENCE = "ORT default, the source"
 ORT_RECIPE, OLIVE_RECIPE = "ORT quantize_static defaults", "Olive OnnxStaticQuantization"
@@ -147,7 +148,8 @@ def one_model(wanted: Wanted, home: FleetHome, folder: Path, peers: Mapping[str,
     tally = {verdict: sum(row.verdict == verdict for row in report.builds) for verdict in ("pass", "weak", "failed")}
     print(f"{wanted.name}: of {len(report.builds)} variants {tally}, {len(qualified)} candidates", flush=True)
     if not qualified:
-        msg = "nothing qualified"
+        words = next((f"; {row.variant} is {row.verdict}: {row.reason}" for row in report.builds if row.reason), "")
+        msg = f"nothing qualified{words}"
         raise RuntimeError(msg)
     files = ours(wanted, qualified)
     theirs = others(files.contenders[0], calibration(wanted, home, folder), folder, peers)
@@ -227,21 +229,20 @@ def chosen(model: str, request: Request, candidates: frozenset[str]) -> list[Lin
             print(f"  {each.name}: does not run: {each.refused}")
     running = {name: each for name, each in found.items() if not each.refused}
     sizes = {each.name: Path(each.model).stat().st_size for each in request.contenders}
-    early = {name: speeds(running[REFERENCE], each)[::2] for name, each in running.items()}
+    early = {name: speeds(each)[::2] for name, each in running.items()}
     fastest = max(candidates & set(running), key=lambda name: median(early[name]))
     smallest = min(candidates & set(running), key=lambda name: (sizes[name], name))
     titles = {REFERENCE: REFERENCE, fastest: f"best: {fastest}"}
     titles |= {smallest: f"smallest: {smallest}"} if smallest != fastest else {}
     titles |= {name: name for name in PEERS.values() if name in running}
     return [
-        Line(model, title, sizes[name], running[name], speeds(running[REFERENCE], running[name])[1::2])
-        for name, title in titles.items()
+        Line(model, title, sizes[name], running[name], speeds(running[name])[1::2]) for name, title in titles.items()
     ]
 
 
-def speeds(source: Measured, each: Measured) -> tuple[float, ...]:
-    """Return of each block source's p50 / this file's p50: above 1 is faster than the source."""
-    return tuple(a / b for a, b in zip(source.block_p50_ns, each.block_p50_ns, strict=True))
+def speeds(each: Measured) -> tuple[float, ...]:
+    """Return of each block the p50 of the source's block beside it / this file's p50: above 1 is faster."""
+    return tuple(a / b for a, b in zip(each.beside_p50_ns, each.block_p50_ns, strict=True))
 
 
 def median(values: Sequence[float]) -> float:

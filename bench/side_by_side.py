@@ -64,6 +64,8 @@ class Measured(Record):
 
     name: str
     block_p50_ns: tuple[float, ...] = ()
+    beside_p50_ns: tuple[float, ...] = ()
+    """The first contender's block right before or after each."""
     calls_n: int = 0
     """Timed calls of each block."""
     parity: ParityResult | None = None
@@ -86,6 +88,15 @@ class Opened:
         """Return the agent's bound call on the samples of an inference, counted around."""
         step = self.feeder.batch_n
         return self.session.bind(self.feeder.feeds(index * step % self.feeder.samples.n))
+
+
+@dataclass(frozen=True)
+class Turns:
+    """Medians of blocks in nanoseconds, of a contender and of the reference beside it, and calls a block."""
+
+    own_ns: tuple[float, ...]
+    beside_ns: tuple[float, ...]
+    calls_n: int
 
 
 def measure(request: Request) -> dict[str, Measured]:
@@ -112,10 +123,12 @@ def serve(request: Request) -> Reply:
         except EdgefleetError as error:
             refused[each.name] = Measured(name=each.name, refused=str(error))
     parity = judge(request, opened, samples)
-    blocks, calls_n = take_turns(opened, request.blocks_n, request.seed)
+    turns = take_turns(opened, request.contenders[0].name, request.blocks_n, request.seed)
     found = {
-        name: Measured(name=name, block_p50_ns=blocks[name], calls_n=calls_n[name], parity=parity[name])
-        for name in opened
+        name: Measured(
+            name=name, block_p50_ns=each.own_ns, beside_p50_ns=each.beside_ns, calls_n=each.calls_n, parity=parity[name]
+        )
+        for name, each in turns.items()
     }
     return Reply(measured=tuple((found | refused)[each.name] for each in request.contenders))
 
@@ -148,23 +161,31 @@ def judge(request: Request, opened: Mapping[str, Opened], samples: Samples) -> d
     }
 
 
-def take_turns(
-    opened: Mapping[str, Opened], blocks_n: int, seed: int
-) -> tuple[dict[str, tuple[float, ...]], dict[str, int]]:
-    """Return each block's median in nanoseconds, and the calls of a block, by name.
+def take_turns(opened: Mapping[str, Opened], reference: str, blocks_n: int, seed: int) -> dict[str, Turns]:
+    """Return the medians of each contender's blocks, and of the reference's blocks right beside them.
 
-    In round i every contender is bound to the same sample, in an order drawn anew; its first call is not timed.
+    In round i all are bound to the same sample, in an order drawn anew; a coin says which of a pair goes first; the
+    first call of a block is not timed. The reference's own row pairs it with itself: the noise that is left.
     """
     go_first()
     draw = random.Random(seed)  # noqa: S311 - no secret
     calls_n = {name: _calls_n(each.bound(0)) for name, each in opened.items()}
-    blocks: dict[str, list[float]] = {name: [] for name in opened}
+    pairs: dict[str, list[tuple[float, float]]] = {name: [] for name in opened}
     for index in range(blocks_n):
         for name in draw.sample(list(opened), len(opened)):
-            call = opened[name].bound(index)
-            call()
-            blocks[name].append(_median_ns(call, calls_n[name]))
-    return {name: tuple(values) for name, values in blocks.items()}, calls_n
+            order = draw.sample((0, 1), 2)
+            took = {place: _block_ns(opened, (name, reference)[place], index, calls_n) for place in order}
+            pairs[name].append((took[0], took[1]))
+    return {
+        name: Turns(tuple(own for own, _ in held), tuple(beside for _, beside in held), calls_n[name])
+        for name, held in pairs.items()
+    }
+
+
+def _block_ns(opened: Mapping[str, Opened], name: str, index: int, calls_n: Mapping[str, int]) -> float:
+    call = opened[name].bound(index)
+    call()
+    return _median_ns(call, calls_n[name])
 
 
 def _calls_n(call: Callable[[], object]) -> int:
