@@ -45,6 +45,9 @@ def explain(
         raise UserInputError(msg)
     elif path.exists() or what.startswith("sha256:"):
         _explain_artifact(ctx.obj, what, form)
+    elif path.suffix or len(path.parts) > 1:
+        msg = f"{what[:200]}: no such file or folder, and no device is named so"
+        raise UserInputError(msg, next_step="name a model file, an artifact's folder or digest, or a device")
     else:
         from edgefleet_controller.cli.inspect import show_device
 

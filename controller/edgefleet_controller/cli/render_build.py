@@ -24,11 +24,20 @@ _EVIDENCE = {
 
 
 def draw_builds(console: Console, report: BuildReport) -> None:
-    """Draw a row for each variant, and below it the reasons and where to find a failed build."""
+    """Draw a row for each variant, and below it the reasons and where to find a failed build.
+
+    One model is named once, above the table: a column that says the same in every row leaves no room for the others.
+    """
+    models = {row.model for row in report.builds}
+    if len(models) == 1:
+        console.print(f"{models.pop()}\n", soft_wrap=True)
+        named: list[str] = []
+    else:
+        named = ["model"]
     draw(
         console,
-        ["model", "variant", "verdict", "size", "agreement", "SQNR dB", "metric", "evidence"],
-        [_cells(row) for row in report.builds],
+        [*named, "variant", "verdict", "size", "agreement", "SQNR dB", "metric", "evidence"],
+        [[*([row.model] if named else []), *_cells(row)] for row in report.builds],
         right=["size", "agreement", "SQNR dB"],
         fixed=["variant", "verdict", "size", "agreement", "SQNR dB", "metric"],
     )
@@ -47,7 +56,7 @@ def _cells(row: BuildRow) -> Sequence[Cell]:
     style = _STYLES.get(row.verdict, figures.verdict_style(row.verdict))
     size = figures.NONE if row.bytes is None else format_bytes(row.bytes)
     evidence = _EVIDENCE.get(row.evidence or "", row.evidence or figures.NONE)
-    return [row.model, row.variant, (row.verdict, style), size, *_parity_cells(row.parity), evidence]
+    return [row.variant, (row.verdict, style), size, *_parity_cells(row.parity), evidence]
 
 
 def _parity_cells(check: HostCheck | None) -> list[str]:
@@ -121,7 +130,7 @@ def _in_file(mapped: TensorMap | None) -> str:
 def _facts(document: ArtifactDocument) -> list[tuple[str, object]]:
     check, coverage = document.host_check, document.coverage
     facts: list[tuple[str, object]] = [("source", document.source), ("build key", document.build_key)]
-    facts += [("calibration", document.calibration)] if document.calibration else []
+    facts += [("calibration samples", document.calibration)] if document.calibration else []
     facts += list(document.options.items())
     facts += [("rewrites", ", ".join(document.rewrites))] if document.rewrites else []
     if check is not None:

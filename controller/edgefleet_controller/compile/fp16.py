@@ -60,7 +60,8 @@ def build(request: BuildRequest, inputs: tuple[TensorSpec, ...]) -> tuple[onnx.M
         score = judge.score(judge.run(made.SerializeToString()))
     half_n = sum(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in onnx_graph.all_tensors(made.graph))
     if half_n == 0:
-        raise _nothing_halved(model)
+        reason = f"fp16 applies to float32 weights; {onnx_graph.none_found(model)}"
+        raise CompileFaultError("variant", reason, family="unsupported")
     by_type = sorted({node.op_type for node in model.graph.node} & set(BLOCKED_OPERATORS))
     return made, {
         "kept_fp32": "; ".join(f"{name}: {why}" for name, why in list(kept.items())[:_LISTED_N]),
@@ -72,15 +73,6 @@ def build(request: BuildRequest, inputs: tuple[TensorSpec, ...]) -> tuple[onnx.M
         "unobserved_branches_n": sum(1 for _ in onnx_graph.inner_graphs(model.graph)),
         "sqnr_db": round(score.sqnr_db, 2),
     }
-
-
-def _nothing_halved(model: onnx.ModelProto) -> CompileFaultError:
-    """Return why nothing became half: no weight is float32, or those that are lie where the converter leaves them."""
-    inside = (tensor for graph in onnx_graph.inner_graphs(model.graph) for tensor in onnx_graph.own_tensors(graph))
-    inner_n = sum(tensor.data_type == onnx.TensorProto.FLOAT for tensor in inside)
-    why = f"the main graph has none, and the {inner_n} inside its If, Loop or Scan stay float32" if inner_n else ""
-    reason = f"fp16 applies to float32 weights; {why or 'it has none'}"
-    return CompileFaultError("variant", reason, family="unsupported")
 
 
 def prone(model: onnx.ModelProto, seen: Mapping[str, Observed]) -> dict[str, str]:

@@ -39,7 +39,8 @@ def build(request: BuildRequest, inputs: tuple[TensorSpec, ...]) -> tuple[onnx.M
     if layers_n == 0:
         raise CompileFaultError(
             "variant",
-            f"int4 applies to MatMul and Gemm with constant weights of {_LEAST_ROWS_N} rows or more; it has none",
+            f"int4 applies to MatMul and Gemm with constant weights of {_LEAST_ROWS_N} rows or more; "
+            f"{onnx_graph.none_found(model)}",
             family="unsupported",
         )
     tables_n = quantize_tables(model)

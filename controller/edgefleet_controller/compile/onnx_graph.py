@@ -46,6 +46,15 @@ def own_tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
             yield from [attribute.t] if attribute.HasField("t") else attribute.tensors
 
 
+def none_found(model: onnx.ModelProto) -> str:
+    """Return, for a refusal, that a model has no such weights; what lies inside control flow is named apart."""
+    inside = (tensor for graph in inner_graphs(model.graph) for tensor in own_tensors(graph))
+    inner_n = sum(tensor.data_type == onnx.TensorProto.FLOAT for tensor in inside)
+    if not inner_n:
+        return "it has none"
+    return f"the main graph has none, and the {inner_n} float32 tensors inside its If, Loop or Scan stay float32"
+
+
 def reads_of(node: onnx.NodeProto) -> set[str]:
     """Return every name a node reads, those its inner graphs read included."""
     reads = set(node.input)

@@ -24,6 +24,7 @@ from edgefleet_controller.compile.calibrate_qdq import WEIGHTED, is_symmetric, i
 from edgefleet_controller.compile.calibrate_ranges import observe, ranges_by
 from edgefleet_controller.compile.calibrate_target import Target
 from edgefleet_controller.compile.fault import CompileFaultError
+from edgefleet_controller.compile.onnx_graph import none_found
 from edgefleet_controller.compile.protocol import BuildRequest, OptionValue
 
 logger = logging.getLogger(__name__)
@@ -64,13 +65,8 @@ def quantize(request: BuildRequest, inputs: tuple[TensorSpec, ...], layout: QdqL
 def _check_layers(model: onnx.ModelProto) -> None:
     if layers(model):
         return
-    inner_n = sum(any(a.HasField("g") or a.graphs for a in node.attribute) for node in model.graph.node)
-    why = f"; {inner_n} nodes are control flow, whose inside is not quantised" if inner_n else ""
-    raise CompileFaultError(
-        "variant",
-        f"int8 applies to {', '.join(WEIGHTED)} with constant float32 weights; the main graph has none{why}",
-        family="unsupported",
-    )
+    reason = f"int8 applies to {', '.join(WEIGHTED)} with constant float32 weights; {none_found(model)}"
+    raise CompileFaultError("variant", reason, family="unsupported")
 
 
 def _smoothed(plain: Measured, best: Scored) -> tuple[Scored, Measured, dict[str, OptionValue]]:

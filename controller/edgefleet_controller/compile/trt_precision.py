@@ -12,7 +12,7 @@ from edgefleet_contract.artifact import TensorSpec
 from edgefleet_controller.compile import calibrate, fp16
 from edgefleet_controller.compile.calibrate_qdq import WEIGHTED
 from edgefleet_controller.compile.fault import CompileFaultError
-from edgefleet_controller.compile.onnx_graph import put_nodes
+from edgefleet_controller.compile.onnx_graph import none_found, put_nodes
 from edgefleet_controller.compile.protocol import BuildRequest, OptionValue
 
 Made = tuple[onnx.ModelProto, dict[str, OptionValue]]
@@ -45,9 +45,8 @@ def _to_int8(request: BuildRequest, inputs: Inputs) -> Made:
     _float_operands(made.graph)
     pairs_n = sum(node.op_type == "QuantizeLinear" for node in made.graph.node)
     if pairs_n == 0:
-        raise CompileFaultError(
-            "variant", "int8 applies to Conv, Gemm and MatMul with constant weights; it has none", family="unsupported"
-        )
+        reason = f"int8 applies to Conv, Gemm and MatMul with constant weights; {none_found(made)}"
+        raise CompileFaultError("variant", reason, family="unsupported")
     return made, {**chosen.options, "quantised_tensors_n": pairs_n}
 
 

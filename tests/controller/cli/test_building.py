@@ -190,6 +190,13 @@ def test_what_only_a_device_can_tell_is_said_so(home: Path, model: Path) -> None
     assert "qnn" in result.stderr
 
 
+@pytest.mark.parametrize("what", ["nets/small", "nothing.pt"])
+def test_what_is_neither_there_nor_a_devices_name_is_not_looked_for_in_the_fleet(home: Path, what: str) -> None:
+    result = fleet(home, "explain", what)
+    assert result.exit_code == 2
+    assert f"{what}: no such file or folder" in result.stderr
+
+
 def test_an_artifact_is_explained_from_its_folder(home: Path, model: Path, samples: Path, tmp_path: Path) -> None:
     [row] = built(home, model, "--samples", samples, "--variant", "ort/cpu/int8", "--out", tmp_path)
     result = fleet(home, "explain", Path(row["file"]).parent)

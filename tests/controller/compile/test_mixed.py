@@ -157,7 +157,10 @@ def test_a_kept_layer_reads_its_input_unrounded(quantised: Any) -> None:
     assert makers[makers[kept.input[0]].input[0]].op_type == "Conv"
 
 
-def test_a_model_whose_weights_lie_in_branches_is_refused_with_the_reason(quantised: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_a_model_whose_weights_lie_in_branches_is_refused_with_the_reason(
+    quantised: Any, tmp_path: Path, precision: str
+) -> None:
     branch = onnx.helper.make_graph(
         [onnx.helper.make_node("MatMul", ["image", "w"], ["r"])], "b", [],
         [onnx.helper.make_tensor_value_info("r", 1, ["n", 4])],
@@ -170,6 +173,6 @@ def test_a_model_whose_weights_lie_in_branches_is_refused_with_the_reason(quanti
     ]
     model = quantised.model_of(nodes, {"image": ["n", 4]}, {"y": ["n", 4]}, [quantised.tensor("zero", np.zeros(()))])
     images = np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32)
-    with pytest.raises(CompileFaultError, match="1 nodes are control flow") as caught:
-        ort.build(quantised.request_for(tmp_path, model, "ort/cpu/int8", {"image": images}))
+    with pytest.raises(CompileFaultError, match="the 2 float32 tensors inside its If") as caught:
+        ort.build(quantised.request_for(tmp_path, model, f"ort/cpu/{precision}", {"image": images}))
     assert caught.value.family == "unsupported"
