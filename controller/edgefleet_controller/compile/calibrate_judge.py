@@ -14,7 +14,7 @@ from edgefleet_controller.compile import npz, preprocess, session
 from edgefleet_controller.compile.npz import Array, Arrays
 from edgefleet_controller.compile.protocol import BuildRequest
 from edgefleet_controller.compile.samples import LABELS
-from edgefleet_controller.compile.split import Indices
+from edgefleet_controller.compile.split import Indices, spread
 
 JUDGE_MAX_N = 256
 SMALL_MODEL_BYTES = 4 * 1024**2
@@ -61,7 +61,7 @@ class Judge:
 
     def part(self, limit_n: int) -> Judge:
         """Return a judge on up to `limit_n` of the samples, evenly spread, for choices that are judged again."""
-        places = np.unique(np.linspace(0, len(self.feeds) - 1, min(len(self.feeds), limit_n)).astype(np.int64))
+        places = spread(len(self.feeds), limit_n)
         labels = None if self.labels is None else self.labels[places]
         reference = [each[places] for each in self.reference]
         return Judge([self.feeds[place] for place in places], reference, labels, self.names, self.task)
@@ -95,13 +95,12 @@ class Judge:
 
 
 def open_judge(request: BuildRequest, inputs: tuple[TensorSpec, ...], limit_n: int | None = None) -> Judge:
-    """Return the judge of a build: up to `limit_n` golden samples, evenly spread: files are often sorted by class."""
+    """Return the judge of a build: up to `limit_n` golden samples, evenly spread."""
     if limit_n is None:
         small = Path(request.source).stat().st_size < SMALL_MODEL_BYTES
         limit_n = SMALL_JUDGE_MAX_N if small else JUDGE_MAX_N
     arrays = npz.read(Path(request.samples))
-    count_n = len(next(iter(arrays.values())))
-    places = np.unique(np.linspace(0, count_n - 1, min(count_n, limit_n)).astype(np.int64))
+    places = spread(len(next(iter(arrays.values()))), limit_n)
     golden = {name: array[places] for name, array in arrays.items()}
     feeds = list(preprocess.batches(golden, inputs, request.preprocess))
     source = session.open_source(Path(request.source))

@@ -14,8 +14,7 @@ from edgefleet_controller.compile.fault import CompileFaultError
 from edgefleet_controller.compile.protocol import BuildRequest, CoverageRequest, RandomSamplesRequest
 from edgefleet_controller.compile.random_samples import draw
 from edgefleet_controller.compile.registry import target_of
-
-_TFLITE_MARK = b"TFL3"
+from edgefleet_controller.compile.sources import TFLITE_MARK
 
 
 def coverage(request: CoverageRequest) -> Coverage:
@@ -28,7 +27,7 @@ def coverage(request: CoverageRequest) -> Coverage:
         CompileFaultError: the file is no model of a kind this target takes, or nothing here knows the target.
     """
     path, variant = Path(request.model), parse_variant(request.variant)
-    is_tflite = path.read_bytes()[4:8] == _TFLITE_MARK
+    is_tflite = path.read_bytes()[4:8] == TFLITE_MARK
     if is_tflite and variant.runtime != "tflite":
         raise CompileFaultError("source", f"is a TFLite file; {variant} takes ONNX")
     if variant.runtime == "ort":

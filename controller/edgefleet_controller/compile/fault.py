@@ -8,6 +8,11 @@ from edgefleet_contract.errors import EdgefleetError
 from edgefleet_controller.compile.protocol import FaultPlace
 
 
+def one_line(error: Exception, limit_chars: int = 300) -> str:
+    """Return an error's text on one line, shortened."""
+    return " ".join(str(error).split())[:limit_chars]
+
+
 class CompileFaultError(EdgefleetError):
     """The model or its samples cannot be used.
 

@@ -14,7 +14,7 @@ import onnx.numpy_helper
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # it ships no types
 
 from edgefleet_contract.artifact import Dim, TensorSpec
-from edgefleet_controller.compile.fault import CompileFaultError
+from edgefleet_controller.compile.fault import CompileFaultError, one_line
 from edgefleet_controller.compile.onnx_graph import STANDARD_DOMAINS, all_nodes, all_tensors, inner_graphs, opset_of
 from edgefleet_controller.compile.protocol import ModelRecord
 
@@ -50,7 +50,7 @@ def load(path: Path) -> onnx.ModelProto:
     try:
         onnx.checker.check_model(model)
     except (onnx.checker.ValidationError, ValueError, UnicodeDecodeError) as error:
-        raise _fault(f"is not a valid ONNX model: {_first_lines(error)}") from error
+        raise _fault(f"is not a valid ONNX model: {one_line(error, 400)}") from error
     return model
 
 
@@ -278,10 +278,6 @@ def _dim(dim: onnx.TensorShapeProto.Dimension, index: int) -> Dim:
     if dim.HasField("dim_value") and dim.dim_value >= 0:
         return int(dim.dim_value)
     return str(dim.dim_param)[:128] or f"dim{index}"
-
-
-def _first_lines(error: Exception) -> str:
-    return " ".join(str(error).split())[:400]
 
 
 def _fault(message: str, next_step: str | None = None) -> CompileFaultError:

@@ -10,7 +10,7 @@ import numpy as np
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as states
 
-from edgefleet_controller.compile.fault import CompileFaultError
+from edgefleet_controller.compile.fault import CompileFaultError, one_line
 from edgefleet_controller.compile.npz import Array, Arrays
 
 VERSION: str = ort.__version__
@@ -73,12 +73,15 @@ def open_source(model: Path) -> Session:
 
 def short(error: Exception, limit_chars: int = 400) -> str:
     """Return an error's text on one line, shortened, without the runtime's own prefix."""
-    text = " ".join(str(error).split()).removeprefix("[ONNXRuntimeError] : ")
-    return text[:limit_chars]
+    prefix = "[ONNXRuntimeError] : "
+    return one_line(error, limit_chars + len(prefix)).removeprefix(prefix)[:limit_chars]
 
 
 def sqnr_db(reference: Sequence[Array], candidate: Sequence[Array]) -> float:
-    """Return the signal-to-quantisation-noise ratio over all outputs, in dB: at most 200, -200 where not finite."""
+    """Return the signal-to-quantisation-noise ratio over all outputs, in dB, at most 200.
+
+    It is -200 where the noise is not finite or the reference is all zero.
+    """
     signal = noise = 0.0
     for ours, theirs in zip(reference, candidate, strict=True):
         wanted = ours.astype(np.float64)

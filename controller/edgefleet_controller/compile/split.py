@@ -43,6 +43,11 @@ def balanced_order(n: int, labels: Indices | None) -> Indices:
     return shuffled[np.argsort(turn, kind="stable")]
 
 
+def spread(n: int, limit_n: int) -> Indices:
+    """Return up to `limit_n` of `n` indices, evenly spread: files are often sorted by class."""
+    return np.unique(np.linspace(0, n - 1, min(n, limit_n)).astype(np.int64))
+
+
 def golden_limit_n(sample_bytes: int, output_bytes: int) -> int:
     """Return how many samples an artifact may carry, by their raw bytes and those of the model's outputs for one."""
     by_input = MAX_GOLDEN_BYTES // max(sample_bytes, 1)

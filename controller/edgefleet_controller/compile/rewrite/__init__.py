@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterator
 import onnx
 
 from edgefleet_controller.compile.rewrite import functions, library
+from edgefleet_controller.compile.rewrite.graph import named
 
 Rewritten = tuple[tuple[str, ...], onnx.ModelProto]
 
@@ -41,8 +42,3 @@ def _rewritten(
         made, more = library.apply(fold(made), ())
         names += tuple(name for name in more if name not in names)
     return names, fold(made) if names else made
-
-
-def named(name: str, places_n: int) -> str:
-    """Return how a rewrite is written in an artifact's record."""
-    return name if places_n == 1 else f"{name} x{places_n}"

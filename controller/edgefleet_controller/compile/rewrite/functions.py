@@ -15,6 +15,7 @@ import onnx.inliner
 import onnx.version_converter
 from onnx import helper
 
+from edgefleet_controller.compile.fault import one_line
 from edgefleet_controller.compile.onnx_graph import opset_of
 
 logger = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ def apply(model: onnx.ModelProto, only: Collection[str] = ()) -> tuple[onnx.Mode
         try:
             inlined = onnx.inliner.inline_selected_functions(_typed(model), kinds, inline_schema_functions=True)
         except RuntimeError as error:  # a body asks for the type of an input that was left out
-            logger.info("not inlined: %s", " ".join(str(error).split())[:300])
+            logger.info("not inlined: %s", one_line(error))
             break
         _forget_nameless(inlined)
         replaced_n += sum((node.domain, node.op_type) in kinds for node in model.graph.node) if turn == 0 else 0
@@ -62,7 +63,7 @@ def _with_bodies(model: onnx.ModelProto) -> onnx.ModelProto:
     try:
         return onnx.version_converter.convert_version(model, _OPSET)
     except RuntimeError as error:
-        logger.info("stays in opset %d: %s", opset, " ".join(str(error).split())[:300])
+        logger.info("stays in opset %d: %s", opset, one_line(error))
         return model
 
 

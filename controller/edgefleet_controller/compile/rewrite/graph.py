@@ -116,3 +116,8 @@ def attribute(node: onnx.NodeProto, name: str, default: Attribute = None) -> Att
 def given(node: onnx.NodeProto, place: int) -> str | None:
     """Return the name of an input, or None where it was left out."""
     return node.input[place] if place < len(node.input) and node.input[place] else None
+
+
+def named(name: str, places_n: int) -> str:
+    """Return how a rewrite is written in an artifact's record."""
+    return name if places_n == 1 else f"{name} x{places_n}"

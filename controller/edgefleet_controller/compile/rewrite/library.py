@@ -9,7 +9,7 @@ import onnx
 
 from edgefleet_controller.compile.onnx_graph import STANDARD_DOMAINS
 from edgefleet_controller.compile.rewrite import pooling, recurrent, resize, scan, simple
-from edgefleet_controller.compile.rewrite.graph import Builder
+from edgefleet_controller.compile.rewrite.graph import Builder, named
 
 Rule = Callable[[onnx.NodeProto, Builder], bool]
 """Adds the nodes that stand for one to the builder and returns True, or returns False to leave it."""
@@ -57,4 +57,4 @@ def apply(
             builder.keep(node)
     if not done:
         return model, ()
-    return builder.finish(), tuple(name if n == 1 else f"{name} x{n}" for name, n in done.items())
+    return builder.finish(), tuple(named(name, n) for name, n in done.items())

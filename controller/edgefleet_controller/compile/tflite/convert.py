@@ -7,7 +7,6 @@ import io
 import json
 import logging
 import os
-import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,6 +14,7 @@ from tempfile import TemporaryDirectory
 import onnx
 
 from edgefleet_controller.compile.tflite import flatbuffer
+from edgefleet_controller.compile.tflite.quiet import quiet
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ def to_tflite(model: onnx.ModelProto, keep_inputs: Iterable[str]) -> bytes:
 def _run(source: Path, keep_inputs: list[str]) -> None:
     printed = io.StringIO()
     try:
-        with _quiet(printed), _in_folder(source.parent):
+        with quiet() as printed, _in_folder(source.parent):
             import onnx2tf
 
             onnx2tf.convert(
@@ -90,13 +90,6 @@ def _custom_operators(report: dict[str, list[dict[str, object]]]) -> tuple[str, 
     """Return what was lowered to custom operators, as `type node`; the report's coverage counts those as covered."""
     lowered = report.get("custom_lowered_nodes") or []
     return tuple(sorted({f"{each.get('onnx_op')} {each.get('node_name') or ''}".strip() for each in lowered}))
-
-
-@contextlib.contextmanager
-def _quiet(printed: io.StringIO) -> Iterator[None]:
-    with warnings.catch_warnings(), contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
-        warnings.simplefilter("ignore")
-        yield
 
 
 @contextlib.contextmanager

@@ -8,9 +8,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from edgefleet_controller.compile.sources import TFLITE_MARK
+
 FlatObject: TypeAlias = Any
 """An object of the generated schema, which has no types."""
-FILE_IDENTIFIER = b"TFL3"
 
 
 class DamagedFileError(ValueError):
@@ -41,8 +42,8 @@ def read(data: bytes) -> FlatObject:
     """
     from ai_edge_litert import schema_py_generated as schema
 
-    if data[4:8] != FILE_IDENTIFIER:
-        raise DamagedFileError(f"is not a TFLite file: it does not hold {FILE_IDENTIFIER.decode()} at byte 4")
+    if data[4:8] != TFLITE_MARK:
+        raise DamagedFileError(f"is not a TFLite file: it does not hold {TFLITE_MARK.decode()} at byte 4")
     try:
         model = schema.ModelT.InitFromPackedBuf(data, 0)
     except Exception as error:  # generated readers follow offsets wherever damage leads them
@@ -69,7 +70,7 @@ def write(model: FlatObject) -> bytes:
     import flatbuffers
 
     builder = flatbuffers.Builder(1024)
-    builder.Finish(model.Pack(builder), file_identifier=FILE_IDENTIFIER)
+    builder.Finish(model.Pack(builder), file_identifier=TFLITE_MARK)
     return bytes(builder.Output())
 
 

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from edgefleet_controller.compile.fault import one_line
 from edgefleet_controller.compile.npz import Array, Arrays
 
 LiteRtInterpreter: TypeAlias = Any
@@ -60,7 +61,7 @@ class Interpreter:
             self._interpreter = _prepared(data, self._shapes, delegate=delegate)
         except (RuntimeError, ValueError) as error:
             if not delegate:
-                raise RefusedError(short(error)) from error
+                raise RefusedError(one_line(error)) from error
             self._do_without()
         self.inputs = tuple(_port(each) for each in self._interpreter.get_input_details())
         self.outputs = tuple(_port(each) for each in self._interpreter.get_output_details())
@@ -71,12 +72,12 @@ class Interpreter:
             return self._run(feeds)
         except (RuntimeError, ValueError) as error:
             if not self.delegated:
-                raise RefusedError(short(error)) from error
+                raise RefusedError(one_line(error)) from error
             self._do_without()
         try:
             return self._run(feeds)
         except (RuntimeError, ValueError) as error:
-            raise RefusedError(short(error)) from error
+            raise RefusedError(one_line(error)) from error
 
     def _run(self, feeds: Arrays) -> list[Array]:
         for port in self.inputs:
@@ -89,7 +90,7 @@ class Interpreter:
         try:
             self._interpreter = _prepared(self._data, self._shapes, delegate=False)
         except (RuntimeError, ValueError) as error:
-            raise RefusedError(short(error)) from error
+            raise RefusedError(one_line(error)) from error
 
     def run_all(self, feeds: Iterable[Arrays]) -> list[Array]:
         """Return each output for all feeds, stacked along a new first axis. Raises RefusedError."""
@@ -114,8 +115,3 @@ def _port(details: Mapping[str, Any]) -> Port:
     declared = tuple(int(size) for size in details.get("shape_signature", ()))
     declared = declared if len(declared) == len(shape) else shape
     return Port(str(details["name"]), shape, np.dtype(details["dtype"]).name, int(details["index"]), declared)
-
-
-def short(error: Exception, limit_chars: int = 300) -> str:
-    """Return an error's text on one line, shortened."""
-    return " ".join(str(error).split())[:limit_chars]

@@ -15,6 +15,7 @@ import onnx
 
 from edgefleet_controller.compile import session
 from edgefleet_controller.compile.npz import Array, Arrays
+from edgefleet_controller.compile.split import spread
 
 RELATIVE = 2e-3
 """Largest difference of an element, relative to itself, that other orders of summation and other polynomials of exp and
@@ -58,7 +59,7 @@ def make_probes(model: onnx.ModelProto, feeds: Sequence[Arrays], kept: Collectio
 
     Raises what ONNX Runtime raises (`session.RUNTIME_ERRORS`).
     """
-    places = np.unique(np.linspace(0, len(feeds) - 1, min(len(feeds), MAX_PROBES_N)).astype(np.int64))
+    places = spread(len(feeds), MAX_PROBES_N)
     generator = np.random.default_rng(_SEED)
     chosen: list[Arrays] = [feeds[place] for place in places]
     chosen.append({name: array if name in kept else _shuffled(array, generator) for name, array in chosen[0].items()})

@@ -7,16 +7,16 @@ converts at its edges.
 from __future__ import annotations
 
 import contextlib
-import io
 import logging
-import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 
+from edgefleet_controller.compile.fault import one_line
 from edgefleet_controller.compile.npz import Arrays
 from edgefleet_controller.compile.tflite import flatbuffer, graph, versions
+from edgefleet_controller.compile.tflite.quiet import quiet
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ def static(data: bytes, feeds: Sequence[Arrays], *, activation_bits: int, float_
     recipe = _static_recipe(activation_bits)
     content = graph.read(data)
     is_transformer = any(op.type in {"BATCH_MATMUL", "DIV"} for op in content.operators)  # or has norms as they do
-    with _faults(), _quiet():
+    with _faults(), quiet():
         widest, smoothed = (_ranges(data, recipe, feeds, widest=each) for each in (True, False))
         outputs = graph.output_chain(content)
         roomy = widened(widest, outputs)
@@ -144,7 +144,7 @@ def _recipe(add: Callable[[Library, Library, Library], None]) -> Recipe:
 
 
 def _quantise(data: bytes, make_recipe: Callable[[], Recipe]) -> bytes:
-    with _faults(), _quiet():
+    with _faults(), quiet():
         return _export(data, make_recipe(), None)
 
 
@@ -187,13 +187,5 @@ def _faults() -> Iterator[None]:
         raise
     except Exception as error:  # it raises whatever it stumbles over: KeyError, AssertionError, its own
         logger.info("litert-quantizer failed", exc_info=True)
-        said = " ".join(str(error).split())[:300]
+        said = one_line(error)
         raise QuantisationError(f"litert-quantizer: {type(error).__name__}: {said}") from error
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    printed = io.StringIO()
-    with warnings.catch_warnings(), contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
-        warnings.simplefilter("ignore")
-        yield

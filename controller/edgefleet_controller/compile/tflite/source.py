@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from edgefleet_controller.compile.fault import one_line
 from edgefleet_controller.compile.onnx_graph import put_nodes, with_shapes
 
 logger = logging.getLogger(__name__)
@@ -51,7 +52,7 @@ def simplify(model: onnx.ModelProto, *, fuse: bool = True) -> onnx.ModelProto:
     try:
         simplified, same = onnxsim.simplify(model, tensor_size_threshold=MAX_FOLDED_BYTES, perform_optimization=fuse)
     except (RuntimeError, ValueError, TypeError, onnx.checker.ValidationError) as error:
-        logger.info("not simplified: %s", " ".join(str(error).split())[:300])
+        logger.info("not simplified: %s", one_line(error))
         return with_shapes(model)
     return simplified if same and _same_outputs(model, simplified) else with_shapes(model)
 
