@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from edgefleet_contract.artifact import ArtifactDocument
 from edgefleet_contract.desired import Candidate, DesiredState
 
+_KNOWN_MAX_N = 4096
+"""Artifacts whose files are remembered; beyond, they are looked up again."""
+
 DocumentOf = Callable[[str], ArtifactDocument | None]
 """Gives the document of an artifact by its digest, or None where it cannot be read."""
 
@@ -72,10 +75,14 @@ class Deliveries:
                 if (parcel := self._parcel(wish.model, candidate)) is not None
             ]
             route.current, route.open = None, {}
+            wanted = {digest for parcel in route.parcels for digest in parcel.sizes_bytes}
+            route.sent_bytes = {digest: size for digest, size in route.sent_bytes.items() if digest in wanted}
 
     def _parcel(self, model: str, candidate: Candidate) -> _Parcel | None:
         artifact = candidate.artifact
         if artifact not in self._known:
+            if len(self._known) >= _KNOWN_MAX_N:
+                self._known.clear()
             document = self._document_of(artifact)
             self._known[artifact] = None if document is None else _parcel_of(model, candidate, document)
         return self._known[artifact]
@@ -86,10 +93,10 @@ class Deliveries:
             route = self._routes.get(device)
             if route is None:
                 return None
-            route.sent_bytes[digest] = max(end_bytes, route.sent_bytes.get(digest, 0))
             parcel = next(_candidates(route, digest), None)
             if parcel is None:
                 return None
+            route.sent_bytes[digest] = max(end_bytes, route.sent_bytes.get(digest, 0))
             route.current = parcel
             moved = _moved(device, parcel, route)
             route.open[parcel.artifact] = moved

@@ -31,6 +31,8 @@ METHODS = ("minmax", "entropy", "percentile", "mse")
 _SEARCHED = frozenset({("ort", "int8")})
 """Runtimes and precisions whose builds follow recipes."""
 _SIZE_MATTERS = 0.01
+_EXACT_DB = 200.0
+"""Stands for outputs equal to the last bit, whose ratio is infinite; above every measured one."""
 _BENCH_TIMEOUT_S = 120.0
 _ANSWER: TypeAdapter[Answer] = TypeAdapter(Answer)
 
@@ -69,7 +71,7 @@ def accuracy_of(check: HostCheck | None) -> tuple[float | None, str | None]:
         return check.metric_measured, "metric"
     if check.agreement is not None:
         return check.agreement, "agreement"
-    return (check.worst_sqnr_db if check.worst_sqnr_db is not None else 200.0), "worst_sqnr_db"
+    return (check.worst_sqnr_db if check.worst_sqnr_db is not None else _EXACT_DB), "worst_sqnr_db"
 
 
 def with_frontier(points: Sequence[TunedPoint]) -> tuple[TunedPoint, ...]:

@@ -104,3 +104,12 @@ def test_an_artifact_whose_document_cannot_be_read_is_left_out() -> None:
     deliveries = Deliveries(lambda _: None)
     deliveries.expect(desired("one", "ort/cpu/int8"))
     assert deliveries.sent("one", SAMPLES, 10) is None
+
+
+def test_what_a_device_no_longer_wants_is_forgotten(deliveries: Deliveries) -> None:
+    fp32 = digest("ort/cpu/fp32", "a")
+    assert deliveries.sent("one", fp32, 100) == Moved("digits", "ort/cpu/fp32", "one", 100, 160)
+    deliveries.expect(desired("one", "ort/cpu/int8"))
+    assert deliveries.sent("one", fp32, 100) is None
+    deliveries.expect(desired("one", *NUMBERS))
+    assert deliveries.sent("one", digest("ort/cpu/fp32", "d"), 10) == Moved("digits", "ort/cpu/fp32", "one", 10, 160)

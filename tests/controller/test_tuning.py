@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from edgefleet_contract.errors import UserInputError
 from edgefleet_contract.tuning import Recipe, TunedModel, TunedPoint
+from edgefleet_controller.cli.render_tune import verdict_of
 from edgefleet_controller.tuning import (
     SUFFIX,
     choose_recipes,
@@ -30,6 +31,14 @@ def point(accuracy: float, p50_ms: float | None, size_bytes: int, **more: Any) -
     return TunedPoint.model_validate(
         {**given, "accuracy": accuracy, "p50_ms": p50_ms, "size_bytes": size_bytes, "ci95_p50_ms": interval}
     )
+
+
+@pytest.mark.parametrize(
+    ("verdict", "within_limits", "shown"),
+    [("pass", True, "pass"), ("weak", False, "over a limit"), ("unsupported", False, "unsupported")],
+)
+def test_what_was_never_built_is_not_said_to_be_over_a_limit(verdict: str, within_limits: bool, shown: str) -> None:
+    assert verdict_of(point(0.9, 1.0, 100, verdict=verdict, within_limits=within_limits)) == shown
 
 
 ENTROPY, MSE = Recipe(calibration="entropy"), Recipe(calibration="mse")

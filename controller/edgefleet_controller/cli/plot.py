@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgefleet_contract.errors import UserInputError
 from edgefleet_contract.units import format_bytes, format_ms
+from edgefleet_controller.cli.render_tune import verdict_of
 
 if TYPE_CHECKING:
     from edgefleet_contract.tuning import TunedModel, TunedPoint
@@ -98,7 +99,7 @@ def _row(point: TunedPoint) -> str:
     cells = (
         point.variant,
         point.recipe.words or "default",
-        point.verdict if point.within_limits else "over a limit",
+        verdict_of(point),
         "–" if point.accuracy is None else f"{point.accuracy:.4g} {point.accuracy_is}",
         "–" if point.p50_ms is None else format_ms(point.p50_ms),
         "–" if point.size_bytes is None else format_bytes(point.size_bytes),

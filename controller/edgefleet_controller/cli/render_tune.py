@@ -33,13 +33,19 @@ def draw_tuned(console: Console, tuned: TunedModel) -> None:
             console.print(f"{point.variant}{_recipe(point)}: {point.reason[:300]}", soft_wrap=True)
 
 
+def verdict_of(point: TunedPoint) -> str:
+    """Return a point's verdict; of one that was built, whether it keeps the limits."""
+    built = point.verdict in {"pass", "weak"}
+    return "over a limit" if built and not point.within_limits else point.verdict
+
+
 def _recipe(point: TunedPoint) -> str:
     return f" ({point.recipe.words})" if point.recipe.words else ""
 
 
 def _cells(point: TunedPoint) -> Sequence[Cell]:
     mark = ("*", "green") if point.frontier else ("", "dim")
-    verdict = point.verdict if point.within_limits else "over a limit"
+    verdict = verdict_of(point)
     return [
         mark,
         point.variant,
