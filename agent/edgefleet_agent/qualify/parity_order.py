@@ -21,6 +21,7 @@ _LONG_N = 32
 """Vectors this long never repeat by chance: less movement of the reference is enough."""
 _PART_MIN_N = 8
 _PART_SHARE = 0.005
+_MOST = 0.5
 _MATCH_CHANNELS_N = 1024
 _MATCH_COLUMNS_N = 4096
 _FEW_COLUMNS_N = 16
@@ -106,10 +107,20 @@ def _moved_part(own: Floats, other: Floats, reference: Floats, floor: float) -> 
         # Noise is told from the other parts: the fault's own would hide it.
         least = max(floor, 9.0 * float(np.median(own_part)))
         telling = own_part > np.maximum(least, _PART_SHARE * reference.var(axis=others))
-        found = np.flatnonzero(telling & (other_part * _STALE_BETTER < own_part))
-        if found.size:
-            return f"part {int(found[0])} of axis {axis} (the moved axis first)"
+        for place in np.flatnonzero(telling & (other_part * _STALE_BETTER < own_part)):
+            if _is_throughout(np.take(own, place, axis=axis), np.take(other, place, axis=axis)):
+                return f"part {int(place)} of axis {axis} (the moved axis first)"
     return None
+
+
+def _is_throughout(own: Floats, other: Floats) -> bool:
+    """Tell whether another place explains a part better along most of its first axis, and not in a few rows alone.
+
+    What was moved was moved everywhere; where neighbours look alike, one noisy row can seem to be its neighbour.
+    """
+    rows = own.reshape(len(own), -1).mean(axis=1), other.reshape(len(other), -1).mean(axis=1)
+    differs = rows[0] != rows[1]
+    return bool(np.count_nonzero(rows[1] < rows[0]) >= _MOST * np.count_nonzero(differs))
 
 
 def _moves(pair: Pair) -> Iterator[tuple[str, Floats, Floats, Floats]]:
@@ -151,6 +162,10 @@ def _swapped_channels(pair: Pair, axis: int) -> list[str]:
     moved = clear & (own > (2.0 * pair.quantum) ** 2) & (nearest * _CLEARLY_BETTER < own) & (own > 0.25 * apart)
     if columns_n < _FEW_COLUMNS_N:
         moved &= moved[best] & (best[best] == np.arange(len(best)))
+    for channel in np.flatnonzero(moved):
+        ours, theirs = np.take(pair.reference, channel, axis=axis), np.take(pair.reference, best[channel], axis=axis)
+        given = np.take(pair.candidate, channel, axis=axis)
+        moved[channel] = _is_throughout(np.square(given - ours), np.square(given - theirs))
     return [f"{int(best[channel])}→{int(channel)}" for channel in np.flatnonzero(moved)]
 
 
