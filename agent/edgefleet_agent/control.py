@@ -45,7 +45,7 @@ def waiting(home: Path) -> Iterator[tuple[Path, Order | None]]:
     folder = home / FOLDER
     if not folder.is_dir():
         return
-    files = sorted((path for path in folder.glob("*.json")), key=lambda path: path.name)
+    files = sorted(folder.glob("*.json"), key=lambda path: path.name)
     for path in files[:MAX_ORDERS]:
         yield path, _read(path)
 

@@ -12,6 +12,8 @@ from pathlib import Path
 from edgefleet_agent.sensors.files import read_word
 
 _MAX_CPU_FEATURES = 512
+_MAX_CPUINFO_CHARS = 256 * 1024
+"""A processor takes some 1,500, a server has hundreds, and boards name themselves after the last."""
 
 
 @cache
@@ -72,7 +74,8 @@ def board_model(sysfs_root: Path = Path("/sys")) -> str | None:
 def _cpuinfo(proc: Path) -> dict[str, str]:
     """Return the first value of each key of /proc/cpuinfo."""
     try:
-        text = (proc / "cpuinfo").read_text(encoding="utf-8", errors="replace")
+        with (proc / "cpuinfo").open(encoding="utf-8", errors="replace") as file:
+            text = file.read(_MAX_CPUINFO_CHARS)
     except OSError:
         return {}
     fields: dict[str, str] = {}

@@ -16,6 +16,8 @@ from edgefleet_contract.job import Answer, Job
 from edgefleet_contract.wire import decode_as, encode
 
 WORKER_ARGV = (sys.executable, "-m", "edgefleet_agent.worker")
+_TAIL_CHARS = 600
+"""How much of a dead worker's last words goes into the reason."""
 
 _ANSWER: TypeAdapter[Answer] = TypeAdapter(Answer)
 _VERDICTS = {
@@ -40,8 +42,10 @@ class JobDeath:
 
     @property
     def reason(self) -> str:
-        """Return how the worker ended, for people."""
-        return f"the worker {self.outcome.reason}"
+        """Return how the worker ended and what it said last, for people."""
+        last_words = self.outcome.stderr_tail.strip()[-_TAIL_CHARS:]
+        ended = f"the worker {self.outcome.reason}"
+        return f"{ended}; its last words: {last_words}" if last_words else ended
 
 
 def run_job(

@@ -396,7 +396,6 @@ class Resident:
         ports = TrialPorts(
             storage=self._storage,
             limits=ChildLimits(timeout_s=self._config.trial_timeout_s, memory_bytes=self._worker_memory_bytes()),
-            energy_unmeasured_reason=self._profile.energy_unmeasured_reason if self._profile else None,
             test_runtimes=self._config.test_runtimes,
             run_job=self._ports.run_job,
         )

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from edgefleet_agent.blobs import Storage
 from edgefleet_agent.jobs import JobDeath, run_job
@@ -20,8 +19,6 @@ from edgefleet_contract.evidence import Gate, Trial, Verdict
 from edgefleet_contract.job import Answer, ErrorAnswer, QualifyAnswer, QualifyJob
 
 _VERDICT_OF_FAMILY = {"input": Verdict.FAILED, "device": Verdict.UNSUPPORTED, "internal": Verdict.FAILED}
-_TAIL_CHARS = 600
-"""How much of a dead worker's last words goes into the reason."""
 
 RunTrialJob = Callable[[QualifyJob, ChildLimits, threading.Event], "Answer | JobDeath"]
 """Runs a job in a worker and returns its answer or its death."""
@@ -34,14 +31,12 @@ class TrialPorts:
     Attributes:
         storage: where the artifact lies.
         limits: bounds of the worker.
-        energy_unmeasured_reason: why energy cannot be measured here; None when it can.
         test_runtimes: whether runtimes that misbehave on purpose may be used.
         run_job: runs a job in a worker.
     """
 
     storage: Storage
     limits: ChildLimits
-    energy_unmeasured_reason: str | None
     test_runtimes: bool
     run_job: RunTrialJob
 
@@ -77,13 +72,8 @@ def _judged(order: StartTrial, ports: TrialPorts, cancelled: threading.Event) ->
         accept=order.accept,
         task=order.task,
         test_runtimes=ports.test_runtimes,
-        **_energy(ports.energy_unmeasured_reason),
     )
     return trial_of(ports.run_job(job, ports.limits, cancelled))
-
-
-def _energy(reason: str | None) -> dict[str, Any]:
-    return {} if reason is None else {"energy_unmeasured_reason": reason}
 
 
 def run_in_worker(job: QualifyJob, limits: ChildLimits, cancelled: threading.Event | None = None) -> Answer | JobDeath:
@@ -101,9 +91,7 @@ def trial_of(answer: Answer | JobDeath) -> Trial | None:
         return Trial(verdict=Verdict.CRASHED, reason=f"the worker answered {answer.kind} when asked to qualify")
     if answer.verdict is None:
         return None
-    last_words = answer.outcome.stderr_tail.strip()[-_TAIL_CHARS:]
-    reason = f"{answer.reason}; its last words: {last_words}" if last_words else answer.reason
-    return Trial(verdict=answer.verdict, reason=clip_reason(reason))
+    return Trial(verdict=answer.verdict, reason=clip_reason(answer.reason))
 
 
 def _first_to_go(pid: int) -> None:

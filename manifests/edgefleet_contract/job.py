@@ -73,7 +73,6 @@ class QualifyJob(Record):
     accept: Accept = Accept()
     task: Task | None = None
     latency: LatencyBudget = LatencyBudget()
-    energy_unmeasured_reason: Reason = "no power sensor on this device"
     test_runtimes: bool = False
     """Whether runtimes that misbehave on purpose may be used."""
 

@@ -129,7 +129,9 @@ def dying(times: int, monkeypatch: pytest.MonkeyPatch) -> list[ProbeJob]:
     def run(job: ProbeJob, limits: ChildLimits) -> ProbeAnswer | JobDeath:
         asked.append(job)
         if len(asked) <= times:
-            return JobDeath(ChildOutcome(ChildEnd.CRASHED, None, "was killed by signal 9 (SIGKILL)", "", 0.1))
+            return JobDeath(
+                ChildOutcome(ChildEnd.CRASHED, None, "was killed by signal 9 (SIGKILL)", "no memory left\n", 0.1)
+            )
         return ProbeAnswer(engines=(EngineProbe(target="ort/cpu", status=ProbeStatus.AVAILABLE),))
 
     monkeypatch.setattr("edgefleet_agent.probe.run_job", run)
@@ -147,4 +149,4 @@ def test_a_probe_that_always_dies_makes_its_engines_broken_with_the_reason(monke
     engines = probe_engines_in_child(test_runtimes=False)
     assert len(asked) == PROBE_ATTEMPTS
     assert {engine.status for engine in engines} == {ProbeStatus.BROKEN}
-    assert all("SIGKILL" in str(engine.reason) for engine in engines)
+    assert all("SIGKILL" in str(engine.reason) and "no memory left" in str(engine.reason) for engine in engines)

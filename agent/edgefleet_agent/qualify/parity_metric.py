@@ -149,7 +149,7 @@ def _load(name: str) -> UserMetric:
     module, _, attribute = name.partition(":")
     try:
         function = getattr(importlib.import_module(module), attribute)
-    except Exception as error:
+    except Exception as error:  # the user's module may raise anything while it is imported
         msg = f"{name} cannot be imported on this machine: {type(error).__name__}: {error}"
         raise MetricUnmeasuredError(msg) from error
     if not callable(function):
@@ -162,7 +162,7 @@ def _load(name: str) -> UserMetric:
 def _call(function: UserMetric, outputs: Mapping[str, Array], labels: Array | None, name: str) -> float:
     try:
         value = float(function(dict(outputs), labels))
-    except Exception as error:
+    except Exception as error:  # the user's function may raise anything
         msg = f"{name} raised {type(error).__name__}: {error}"
         raise MetricUnmeasuredError(msg) from error
     if not np.isfinite(value):

@@ -42,8 +42,11 @@ def check_constant(pair: Pair) -> Finding | None:
     for axis in pair.channel_axes():
         dead = _dead_channels(pair, axis)
         if dead.size:
+            channels_n = pair.reference.shape[axis]
             return Finding(
-                ParityCheck.CONSTANT, f"axis {axis}: dead channels {_some(dead)} of {pair.reference.shape[axis]}"
+                ParityCheck.CONSTANT,
+                f"axis {axis}: {dead.size} of {channels_n} channels stand still where the reference's vary: "
+                f"{_some(dead)} (counted from 0)",
             )
     return _check_constant_rows(pair)
 

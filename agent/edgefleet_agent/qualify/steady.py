@@ -64,13 +64,11 @@ class Trace:
     Attributes:
         kind: what the trace does.
         steady_from_n: samples before the last level; 0 for a flat one, None where there is no last level.
-        changes_n: samples before each change of level.
         change_share: how far the first level of a changing trace lies from its last, as a share of the last.
     """
 
     kind: TraceKind
     steady_from_n: int | None = None
-    changes_n: tuple[int, ...] = ()
     change_share: float = 0.0
 
 
@@ -88,8 +86,8 @@ def classify(samples: Nanoseconds, *, equivalent_share: float = EQUIVALENT_SHARE
     sigma = max(_LEAST_SIGMA, noise(np.log(medians)), median_error(samples, block_n))
     levels = _without_spikes(np.log(medians), sigma)
     starts = change_points(levels, sigma)
-    changes_n = _located(samples, levels, starts, block_n)
-    return _judge(levels, starts, changes_n, math.log1p(equivalent_share))
+    places = _located(samples, levels, starts, block_n)
+    return _judge(levels, starts, places, math.log1p(equivalent_share))
 
 
 def _located(samples: Nanoseconds, levels: Series, starts: tuple[int, ...], block_n: int) -> tuple[int, ...]:
@@ -182,11 +180,10 @@ def _judge(levels: Series, starts: tuple[int, ...], places: tuple[int, ...], ali
     while tail > 0 and abs(means[tail - 1] - means[-1]) <= alike:
         tail -= 1
     begin = bounds[tail]
-    changes_n = places[:tail]
     change = math.expm1(means[0] - means[-1])
     rest = levels[begin:]
     residuals = np.concatenate([segment - mean for segment, mean in zip(segments, means, strict=True)])
-    unsteady = Trace(TraceKind.UNSTEADY, None, changes_n, change)
+    unsteady = Trace(TraceKind.UNSTEADY, None, change)
     if tail and len(rest) < LEAST_TAIL_SHARE * len(levels):
         return unsteady
     if (
@@ -200,7 +197,7 @@ def _judge(levels: Series, starts: tuple[int, ...], places: tuple[int, ...], ali
     if tail == 0:
         return Trace(TraceKind.FLAT, 0)
     kind = TraceKind.WARM_UP if means[tail - 1] > means[-1] else TraceKind.SLOW_DOWN
-    return Trace(kind, changes_n[-1], changes_n, change)
+    return Trace(kind, places[tail - 1], change)
 
 
 def _returns(earlier: list[float], final: float, alike: float) -> bool:

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 MAX_CHARS = 1500
+_BYTES_PER_CHAR = 4
+"""The most UTF-8 needs."""
 
 
 @contextmanager
@@ -31,5 +33,6 @@ def native_stderr(said: list[str]) -> Iterator[None]:
         finally:
             os.dup2(kept, 2)
             os.close(kept)
-            sink.seek(0)
+            written_bytes = sink.seek(0, os.SEEK_END)
+            sink.seek(max(0, written_bytes - _BYTES_PER_CHAR * MAX_CHARS))
             said.append(sink.read().decode("utf-8", "replace")[-MAX_CHARS:].strip())

@@ -7,7 +7,6 @@ header says less. The folder is bounded, and what is damaged in it is built agai
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import logging
 import os
@@ -93,11 +92,13 @@ class PlanCache:
             if note.stat().st_size > _MAX_NOTE_BYTES:
                 return None
             told = _Note.model_validate_json(note.read_bytes())
+            if plan.stat().st_size != told.size_bytes:
+                return None
             data = plan.read_bytes()
             fits = read_header(data).matches(key.version)
         except (OSError, ValidationError, PlanHeaderError):
             return None
-        if not fits or told.made_for != key.parts or "sha256:" + hashlib.sha256(data).hexdigest() != told.digest:
+        if not fits or told.made_for != key.parts or digest_bytes(data) != told.digest:
             logger.warning("the cached plan %s is damaged and is built again", plan.name)
             return None
         with contextlib.suppress(OSError):

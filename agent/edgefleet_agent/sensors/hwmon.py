@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgefleet_agent.sensors.files import SensorFileError, list_numbered, read_int, read_word, real
+from edgefleet_agent.sensors.files import SensorFileError, list_numbered, read_int, read_word, real, try_int
 from edgefleet_agent.sensors.rails import MAX_RAILS, FileProduct, Found, Rail
 from edgefleet_contract.profile import RailKind
 
@@ -82,16 +82,9 @@ def _power_rails(chip: Chip) -> list[Rail]:
         if number not in rails:
             average = path.name.endswith("_average")
             kind = RailKind.AVERAGE if average else RailKind.INSTANT
-            interval_ms = _interval_ms(chip.folder / f"power{number}_average_interval") if average else None
+            interval_ms = try_int(chip.folder / f"power{number}_average_interval") if average else None
             rails[number] = _rail(chip, number, "power", path, kind, interval_ms)
     return list(rails.values())
-
-
-def _interval_ms(path: Path) -> int | None:
-    try:
-        return read_int(path)
-    except SensorFileError:
-        return None
 
 
 def _energy_rails(chip: Chip) -> list[Rail]:

@@ -11,7 +11,7 @@ from edgefleet_agent.qualify.steady import Trace, TraceKind
 from edgefleet_contract.evidence import LatencyVerdict, Percentiles
 
 FLAT = Trace(TraceKind.FLAT, 0)
-SLOWER = Trace(TraceKind.SLOW_DOWN, 400, (400,), 1 / 1.2 - 1)
+SLOWER = Trace(TraceKind.SLOW_DOWN, 400, 1 / 1.2 - 1)
 QUIET = Disturbance(preempted=0.0, steal=0.0, delayed=0.0, others=0.0)
 
 
@@ -92,7 +92,7 @@ def test_a_run_without_undisturbed_samples_is_judged_by_what_was_seen() -> None:
     ],
 )
 def test_what_the_level_did_is_said_in_words(kind: TraceKind, change_share: float, words: str) -> None:
-    trace = Trace(kind, 400, (400,), change_share)
+    trace = Trace(kind, 400, change_share)
     verdict, reason = judged(level=trace, undisturbed_level=trace)
     assert verdict is LatencyVerdict.UNSTEADY
     assert reason is not None

@@ -254,7 +254,7 @@ class Device:
 
     def __init__(self, artifact: MakeTflite, home: Path) -> None:
         self._artifact = artifact
-        self._ports = TrialPorts(Storage(home, Filesystem()), LIMITS, None, False, run_in_worker)
+        self._ports = TrialPorts(Storage(home, Filesystem()), LIMITS, False, run_in_worker)
 
     def reach(self, *chain: str) -> list[ReportBody]:
         """Wish for a chain of variants and return everything the device reports until nothing is left to do."""
