@@ -9,7 +9,7 @@ from edgefleet_contract.evidence import ParityCheck, Task
 
 
 def look_alikes() -> np.ndarray:
-    """Samples of [frames, channels] whose channels nearly agree, as harmonics of a note do, but for the first sample."""
+    """Samples of [frames, channels] whose channels nearly agree, as harmonics of a note do, but in the first sample."""
     generator = np.random.default_rng(4)
     base = generator.normal(size=(12, 60, 1))
     own = generator.normal(scale=0.02, size=(12, 60, 24))
