@@ -11,6 +11,7 @@ import signal
 import socket
 import sqlite3
 import sys
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal, TextIO
@@ -37,6 +38,7 @@ log = logging.getLogger(__name__)
 
 DATABASE_NAME = "agent.db"
 LOCK_NAME = "agent.lock"
+_LOCK_WAIT_S = 5.0
 
 
 def run(options: argparse.Namespace, filesystem: Filesystem | None = None) -> int:
@@ -48,6 +50,7 @@ def run(options: argparse.Namespace, filesystem: Filesystem | None = None) -> in
     config = config_from(options)
     if config.exit_with_stdin:
         exit_when_closed(sys.stdin.buffer)
+    signal.signal(control.SIGNAL, signal.SIG_IGN)  # before the lock names this process: an order may come at once
     with _locked(config.home):
         opened = open_database(config.home / DATABASE_NAME)
         topics = DeviceTopics(config.site, config.device)
@@ -182,13 +185,7 @@ def requalify(options: argparse.Namespace) -> int:
 def _order(options: argparse.Namespace, do: Literal["undo", "requalify"]) -> int:
     home = _home_of(options)
     order = control.Order(do=do, model=parse_name(options.model, "MODEL"))
-    try:
-        lock = _locked(home)
-    except AgentRunsError:
-        told = control.submit(home, order, int((home / LOCK_NAME).read_text(encoding="ascii") or 0))
-    else:
-        with lock:
-            told = obey_while_stopped(home, home / DATABASE_NAME, order)
+    told = _carried_out(home, order)
     if not told.ok:
         raise DeviceError(told.told)
     if options.output == "json":
@@ -196,6 +193,22 @@ def _order(options: argparse.Namespace, do: Literal["undo", "requalify"]) -> int
     else:
         sys.stdout.write(f"{told.told}\n")
     return 0
+
+
+def _carried_out(home: Path, order: control.Order) -> control.OrderAnswer:
+    """Do an order under the home's lock, or hand it to the agent that holds it. Raises DeviceError."""
+    until_s = time.monotonic() + _LOCK_WAIT_S
+    while True:
+        try:
+            with _locked(home):
+                return obey_while_stopped(home, home / DATABASE_NAME, order)
+        except AgentRunsError:
+            agent_pid = control.agent_that_runs(home / LOCK_NAME)
+            if agent_pid is not None:
+                return control.submit(home, order, agent_pid)
+            if time.monotonic() > until_s:
+                raise
+            time.sleep(0.05)  # another command holds the lock, for a moment
 
 
 def status(options: argparse.Namespace) -> int:

@@ -66,6 +66,17 @@ def answer(path: Path, told: OrderAnswer, filesystem: Filesystem) -> None:
     filesystem.remove(path)
 
 
+def agent_that_runs(lock: Path) -> int | None:
+    """Return the process that a home's lock names, where it is an agent that serves; None for anything else."""
+    try:
+        with lock.open("rb") as file:
+            pid = int(file.read(32))
+        argv = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except (OSError, ValueError):
+        return None
+    return pid if pid > 1 and b"run" in argv and any(b"edgefleet" in word for word in argv) else None
+
+
 def submit(
     home: Path,
     order: Order,
@@ -94,6 +105,7 @@ def submit(
             raise DeviceError(msg, next_step="see its log; stop it and try again")
         sleep_s(_POLL_S)
     try:
-        return decode(OrderAnswer, told.read_bytes())
+        with told.open("rb") as file:
+            return decode(OrderAnswer, file.read(MAX_MESSAGE_BYTES))
     finally:
         filesystem.remove(told)

@@ -235,13 +235,13 @@ def run_load(call: Callable[[], object], load_s: float, meter: EnergyMeter) -> i
     deadline_ns = clock.now_ns() + int(load_s * _NS_PER_S)
     n = 0
     while n == 0 or clock.now_ns() < deadline_ns:
-        began_ns = clock.now_ns()
+        began_ns, before_n = clock.now_ns(), n
         for _ in range(DITHER_N):
             call()
             n += 1
             if clock.now_ns() >= deadline_ns:
                 break
-        inference_s = (clock.now_ns() - began_ns) / _NS_PER_S / DITHER_N
+        inference_s = (clock.now_ns() - began_ns) / _NS_PER_S / (n - before_n)
         meter.dithered = True
         if meter.dithers and inference_s >= LEAST_DITHER_S:
             repeat_s = min(REPEAT_DITHERS * DITHER_N * inference_s, load_s / LEAST_BLOCKS)
