@@ -100,7 +100,7 @@ def _costs(point: TunedPoint) -> tuple[float, float, float]:
 
 
 def choose_recipes(points: Iterable[TunedPoint]) -> dict[str, Recipe]:
-    """Return the recipe of each variant where one within the limits is better than the default by more than chance.
+    """Return the recipe of each variant where one within the limits is better than the default.
 
     Better is: more accurate; or as accurate and faster, intervals of p50 apart; or as accurate and over 1 % smaller.
     """

@@ -61,14 +61,16 @@ def tune(
     source = wanted.files[wanted.spec.source]
     tuner = Tuner(Workbench(settings.home(source), workers))
     tuned = with_events(lambda tell: tuner.search(wanted, limits, tell))
-    dest = out or source.with_name(source.name + SUFFIX)
+    beside = source.with_name(source.name + SUFFIX)
+    dest = out or beside
     write_tuned(tuned, dest)
     if plot is not None:
         from edgefleet_controller.cli.plot import write_plot
 
         write_plot(tuned, plot)
     output.emit(tuned, form, lambda console: draw_tuned(console, tuned))
-    output.words(f"written: {dest}" + (f", {plot}" if plot else "") + "; fleet apply builds by it")
+    used = "fleet apply builds by it" if dest.resolve() == beside.resolve() else f"fleet apply looks for {beside} only"
+    output.words(f"written: {dest}" + (f", {plot}" if plot else "") + f"; {used}")
     raise typer.Exit(0 if any(point.frontier for point in tuned.points) else 3)
 
 
