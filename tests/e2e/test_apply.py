@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -26,10 +27,23 @@ def until(holds: Callable[[], Any], patience_s: float = PATIENCE_S) -> None:
         time.sleep(0.05)
 
 
+def believable_apply(fleet: Any, manifest: str) -> Any:
+    """Apply from nothing; once more where the machine was too busy for figures anybody should believe, and said so."""
+    for _ in range(3):
+        said = fleet("apply", manifest, "-o", "json")
+        assert said.code == 0, said.err
+        latencies = [row["latency"] for row in said.json["devices"]]
+        if all(latency["verdict"] in {"valid", "contended"} for latency in latencies):
+            break
+        assert all(latency["reason"] for latency in latencies if latency["verdict"] != "valid")
+        shutil.rmtree(fleet.home)
+    return said
+
+
+@pytest.mark.timeout(600)
 def test_the_quick_start_ends_with_proven_models_and_a_second_apply_changes_nothing(fleet: Any, examples: Path) -> None:
     manifest = str(examples / "quickstart.yaml")
-    said = fleet("apply", manifest, "-o", "json")
-    assert said.code == 0, said.err
+    said = believable_apply(fleet, manifest)
     for row in said.json["devices"]:
         assert (row["state"], row["parity"]["verdict"]) == ("active", "pass")
         metric = row["parity"]["metric"]
