@@ -17,6 +17,7 @@ from edgefleet_hil.plugin import RigFactory
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 PATIENCE_S = 30.0
+BELIEVABLE = {"valid", "contended"}
 
 
 def until(holds: Callable[[], Any], patience_s: float = PATIENCE_S) -> None:
@@ -29,14 +30,15 @@ def until(holds: Callable[[], Any], patience_s: float = PATIENCE_S) -> None:
 
 def believable_apply(fleet: Any, manifest: str) -> Any:
     """Apply from nothing; once more where the machine was too busy for figures anybody should believe, and said so."""
-    for _ in range(3):
-        said = fleet("apply", manifest, "-o", "json")
+    said = fleet("apply", manifest, "-o", "json")
+    for _ in range(2):
         assert said.code == 0, said.err
-        latencies = [row["latency"] for row in said.json["devices"]]
-        if all(latency["verdict"] in {"valid", "contended"} for latency in latencies):
+        doubtful = [row["latency"] for row in said.json["devices"] if row["latency"]["verdict"] not in BELIEVABLE]
+        if not doubtful:
             break
-        assert all(latency["reason"] for latency in latencies if latency["verdict"] != "valid")
+        assert all(latency["reason"] for latency in doubtful)
         shutil.rmtree(fleet.home)
+        said = fleet("apply", manifest, "-o", "json")
     return said
 
 
@@ -48,7 +50,7 @@ def test_the_quick_start_ends_with_proven_models_and_a_second_apply_changes_noth
         assert (row["state"], row["parity"]["verdict"]) == ("active", "pass")
         metric = row["parity"]["metric"]
         assert abs(metric["reference"] - metric["measured"]) <= 0.02
-        assert row["latency"]["verdict"] in {"valid", "contended"}
+        assert row["latency"]["verdict"] in BELIEVABLE
         assert row["latency"]["n"] >= 500
         assert row["energy"]["status"] == "unmeasured"
         assert row["energy"]["reason"]
