@@ -14,7 +14,7 @@ from collections.abc import Callable
 from bench.conditions import conditions
 from edgefleet_agent.qualify.energy import Estimate, Window, power_energy
 from edgefleet_agent.sensors.reader import Row
-from edgefleet_agent.sensors.sampler import SamplerClock, Trace, sample
+from edgefleet_agent.sensors.sampler import PHASE_PARTS_N, SamplerClock, Trace, sample
 
 SEEDS_N = int(os.environ.get("BENCH_SEEDS", "100"))
 RUN_S = 60.0
@@ -54,11 +54,15 @@ class SimulatedSensor:
         self.at_ns += int(seconds * _NS_PER_S)
 
 
-def estimate(power: Power, hz: float, draw: Callable[[], float]) -> Estimate:
+def estimate(power: Power, hz: float, draw: Callable[[], float], parts_n: int = PHASE_PARTS_N) -> Estimate:
     """Return the energy of one run as the sampler and the integral see it."""
     sensor, trace = SimulatedSensor(power), Trace()
     clock = SamplerClock(lambda: sensor.at_ns, sensor.sleep_s)
-    sample(sensor, trace, clock, period_s=1 / hz, draw=draw, stopped=lambda: sensor.at_ns >= WHOLE.end_ns)
+
+    def ended() -> bool:
+        return sensor.at_ns >= WHOLE.end_ns
+
+    sample(sensor, trace, clock, period_s=1 / hz, draw=draw, stopped=ended, parts_n=parts_n)
     return power_energy(trace.at_ns, [float(row[0]) for row in trace.rows], WHOLE)
 
 
@@ -86,7 +90,7 @@ def row(power: Power, joules: float, hz: float) -> str:
 
 def regular(power: Power, hz: float, phase: float) -> Estimate:
     """Return the energy of one run read at the same moment of each period."""
-    return estimate(power, hz, lambda: phase)
+    return estimate(power, hz, lambda: phase, parts_n=1)
 
 
 if __name__ == "__main__":
