@@ -6,23 +6,15 @@ damaged file or a bad driver usually strikes.
 
 from __future__ import annotations
 
-import os
-import signal
-import stat
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
 
 from edgefleet_agent.runtimes.base import Array, Feeds, Session
 from edgefleet_contract.artifact import TensorSpec
 from edgefleet_contract.evidence import PlacementResult
+from edgefleet_contract.faults import FAULTS
 from edgefleet_contract.profile import EngineProbe, ProbeStatus
 from edgefleet_contract.variant import ENGINES, Variant, parse_variant
-
-_EXIT_CODE = 3
-_STEP_BYTES = 16 * 1024**2
-_GARBAGE = b"\x00\xff not an answer {]"
 
 
 class MisbehaveRuntime:
@@ -44,7 +36,7 @@ class MisbehaveRuntime:
         """Commit the fault the engine names; `wrong` loads, and computes wrong outputs."""
         if variant.engine == "wrong":
             return WrongSession(_load_truly(path, variant, threads, spinning=spinning))
-        return _FAULTS[variant.engine]()
+        return FAULTS[variant.engine]()
 
 
 class WrongSession:
@@ -89,48 +81,5 @@ def _load_truly(path: Path, variant: Variant, threads: int, *, spinning: bool) -
 
     return ORT.load(path, variant=parse_variant(f"ort/cpu/{variant.precision}"), threads=threads, spinning=spinning)
 
-
-def _segv() -> NoReturn:
-    os.kill(os.getpid(), signal.SIGSEGV)
-    _hang()
-
-
-def _hang() -> NoReturn:
-    while True:
-        time.sleep(3600)
-
-
-def _oom() -> NoReturn:
-    hoard = []
-    while True:
-        hoard.append(b"\x01" * _STEP_BYTES)  # not zeros: untouched zero pages cost no memory
-
-
-def _garbage() -> NoReturn:
-    for fd in _other_pipes():
-        os.write(fd, _GARBAGE)
-    os._exit(0)
-
-
-def _other_pipes() -> list[int]:
-    """Return the open pipes that are not standard input, output or error: the answer pipe is one of them."""
-    fds = [int(entry.name) for entry in Path("/proc/self/fd").iterdir()]
-    return [fd for fd in fds if fd > 2 and _is_pipe(fd)]
-
-
-def _is_pipe(fd: int) -> bool:
-    try:
-        return stat.S_ISFIFO(os.fstat(fd).st_mode)
-    except OSError:
-        return False  # the descriptor the listing itself used
-
-
-def _exit() -> NoReturn:
-    os._exit(_EXIT_CODE)
-
-
-_FAULTS: dict[str, Callable[[], NoReturn]] = {
-    "segv": _segv, "hang": _hang, "oom": _oom, "garbage": _garbage, "exit": _exit,
-}  # fmt: skip
 
 RUNTIME = MisbehaveRuntime()

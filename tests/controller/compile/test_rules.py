@@ -55,6 +55,7 @@ def test_misbehaving_variants_are_built_only_where_allowed(monkeypatch: pytest.M
     assert registry.buildable(variant, test_runtimes=True) is None
     monkeypatch.setenv(registry.TEST_RUNTIMES_ENV, "1")
     assert registry.buildable(variant) is None
+    assert "test runtime" in (registry.buildable(parse_variant("misbehave/wrong/int8")) or "")
 
 
 def test_every_target_names_a_module_that_is_there() -> None:
