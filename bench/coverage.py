@@ -22,7 +22,7 @@ from edgefleet_controller.compile.registry import all_buildable
 from edgefleet_controller.load import load_manifest
 from edgefleet_controller.resolve import resolve_files
 from edgefleet_controller.stack.home import FleetHome
-from edgefleet_controller.workbench import BuildRow, Wanted, Workbench
+from edgefleet_controller.workbench import BuildRow, Wanted, Workbench, read_document
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "coverage.md"
@@ -90,22 +90,20 @@ def p50_ms(row: BuildRow) -> str:
     """Return the artifact's p50 in ms, where the machine ran the very variant; else nothing."""
     if row.parity is None or row.parity.ran_as != row.variant or row.file is None:
         return ""
-    samples = Path(row.file).with_name("samples.npz")
+    samples, io = Path(row.file).with_name("samples.npz"), read_document(Path(row.file).with_name("artifact.json")).io
     budget = LatencyBudget(min_n=50, min_duration_s=0.5, max_duration_s=2.0)
     job = BenchJob.model_validate(
-        {"model": row.file, "samples": str(samples), "latency": budget, "preprocess": preprocess(row)}
+        {
+            "model": row.file,
+            "samples": str(samples),
+            "latency": budget,
+            "preprocess": io.preprocess,
+            "input_map": io.input_map,
+        }
     )
     outcome: ChildOutcome = run_child(WORKER, job.model_dump_json().encode(), ChildLimits(timeout_s=120.0))
     answer: object = TypeAdapter[Answer](Answer).validate_json(outcome.answer or b"")
     return f"{answer.latency.p50_ms:.3g}" if isinstance(answer, BenchAnswer) else ""
-
-
-def preprocess(row: BuildRow) -> object:
-    """Return the preprocessing recorded in an artifact."""
-    from edgefleet_controller.workbench import read_document
-
-    assert row.file is not None
-    return read_document(Path(row.file).with_name("artifact.json")).io.preprocess
 
 
 if __name__ == "__main__":

@@ -104,7 +104,9 @@ def _bench(job: BenchJob) -> BenchAnswer:
     runtime = find_runtime(variant, test_runtimes=False)
     clocks = real_clocks(job.latency.threads)
     session, load_ns = _timed(clocks.now_ns, lambda: open_model(Path(job.model), named, threads=job.latency.threads))
-    if is_tflite(Path(job.model)):
+    if job.input_map:
+        session = mapped(session, job.input_map, {})
+    elif is_tflite(Path(job.model)):
         session = in_samples_order(session, samples, job.preprocess)
     feeder = make_feeder(samples, session.inputs, job.preprocess)
     feeds = feeder.feeds(0)

@@ -183,6 +183,7 @@ class Tuner:
                 "samples": str(folder / (samples.name if samples else "samples.npz")),
                 "latency": LatencyBudget(min_n=100, min_duration_s=0.5, max_duration_s=3.0),
                 "preprocess": document.io.preprocess,
+                "input_map": document.io.input_map,
             }
         )
         outcome = run_child(WORKER_ARGV, job.model_dump_json().encode(), ChildLimits(timeout_s=_BENCH_TIMEOUT_S))

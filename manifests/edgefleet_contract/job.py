@@ -124,6 +124,8 @@ class BenchJob(Record):
     samples: FilePath
     latency: LatencyBudget = LatencyBudget()
     preprocess: dict[TensorName, InputTransform] = {}
+    input_map: TensorMaps = {}
+    """How the file holds the inputs the samples are named by; empty lets the worker match them by name and shape."""
 
 
 class InspectJob(Record):

@@ -83,6 +83,18 @@ def test_a_model_is_benched(
     assert answer.conditions.threads == 1
 
 
+def test_a_file_that_names_its_input_otherwise_is_benched_by_the_map(
+    digit_model: Path, small_budget: LatencyBudget, tmp_path: Path
+) -> None:
+    samples = tmp_path / "samples.npz"
+    np.savez(samples, pixels=np.zeros((4, 28, 28, 1), np.float32))
+    given = {"model": str(digit_model), "samples": str(samples), "latency": small_budget}
+    assert isinstance(run_job(BenchJob.model_validate(given), LIMITS), ErrorAnswer)
+    axes = {"pixels": {"name": "image", "axes": (0, 3, 1, 2)}}
+    answer = run_job(BenchJob.model_validate({**given, "input_map": axes}), LIMITS)
+    assert isinstance(answer, BenchAnswer)
+
+
 def test_a_model_is_like_itself(digit_model: Path, digit_samples: Path, digit_preprocess: Transforms) -> None:
     job = CompareJob(
         reference=str(digit_model),

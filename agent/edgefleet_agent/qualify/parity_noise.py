@@ -159,4 +159,4 @@ def odds_moved(pair: Pair) -> Floats | None:
 
 
 def _words(sqnr_db: float) -> str:
-    return f"{sqnr_db:.1f} dB" if np.isfinite(sqnr_db) else ("no error" if sqnr_db > 0 else "no signal")
+    return f"{sqnr_db:.1f} dB" if np.isfinite(sqnr_db) else ("no error beyond rounding" if sqnr_db > 0 else "no signal")
