@@ -259,6 +259,8 @@ class LatencyResult(Percentiles):
     stopped_by: StopReason | None = None
     warmed_up: bool | None = None
     """Whether warm-up ended because the level stayed, and not because its time was over."""
+    runs_n: Annotated[int, Field(ge=1, le=16)] = 1
+    """Runs the trial made because the level moved during the ones before; these figures are of the last alone."""
     early_stopping: tuple[EarlyStopping, ...] = Field(default=(), max_length=8)
     histogram: Annotated[str, Field(max_length=5120)] | None = None
     """All samples, in nanoseconds: an HdrHistogram, V2 compressed, in base64."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from edgefleet_agent.qualify.latency import measure_latency
 from edgefleet_agent.qualify.trial import release_of, run_trial
 from edgefleet_agent.samples import load_arrays, save_arrays
 from edgefleet_contract.accept import (
@@ -24,7 +26,16 @@ from edgefleet_contract.accept import (
 )
 from edgefleet_contract.artifact import EvidenceLevel
 from edgefleet_contract.errors import UserInputError
-from edgefleet_contract.evidence import EnergyStatus, Gate, ParityVerdict, Task, Trial, Verdict
+from edgefleet_contract.evidence import (
+    EnergyStatus,
+    Gate,
+    LatencyResult,
+    LatencyVerdict,
+    ParityVerdict,
+    Task,
+    Trial,
+    Verdict,
+)
 from edgefleet_contract.job import LatencyBudget, QualifyJob
 
 MakeArtifact = Callable[..., Path]
@@ -56,6 +67,35 @@ def test_a_sound_artifact_qualifies_with_every_figure(golden_artifact: Path, sma
     assert trial.placement.accelerated == 1.0
     assert trial.conditions is not None
     assert trial.conditions.runtime == "ort"
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "kept"),
+    [
+        ("valid", ("valid", 1)),
+        ("contended", ("contended", 1)),
+        ("inconclusive", ("inconclusive", 1)),
+        ("unsteady valid", ("valid", 2)),
+        ("unsteady unsteady unsteady valid", ("unsteady", 3)),
+    ],
+)
+def test_latency_is_measured_again_while_no_level_lasts_and_says_how_often(
+    golden_artifact: Path,
+    small_budget: LatencyBudget,
+    monkeypatch: pytest.MonkeyPatch,
+    verdicts: str,
+    kept: tuple[str, int],
+) -> None:
+    scripted = iter(verdicts.split())
+
+    def measured(*arguments: Any, **named: Any) -> LatencyResult:
+        result = measure_latency(*arguments, **named)
+        return result.model_copy(update={"verdict": LatencyVerdict(next(scripted)), "reason": "as scripted"})
+
+    monkeypatch.setattr("edgefleet_agent.qualify.trial.measure_latency", measured)
+    latency = tried(golden_artifact, small_budget).latency
+    assert latency is not None
+    assert (latency.verdict.value, latency.runs_n) == kept
 
 
 @pytest.mark.parametrize(
