@@ -5,7 +5,6 @@ From version 1.24 on the session tells; before that (1.23 is the last for Python
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from edgefleet_agent.runtimes.ort_profile import read_events
 from edgefleet_contract.artifact import TensorSpec
 from edgefleet_contract.evidence import PlacementResult
 
@@ -77,7 +77,9 @@ def with_times(
         return told.model_copy(update={"time_accelerated": told.accelerated})
     profiled = profile_placement(model, specs, providers=providers)
     if profiled is None or profiled.time_accelerated is None:
-        reason = "the model does not run on zeros, which its profile needs"
+        reason = (
+            "there is no profile to read times from: the model does not run on zeros, or has too many nodes for one"
+        )
         return told.model_copy(update={"time_unmeasured_reason": reason})
     return told.model_copy(update={"time_accelerated": profiled.time_accelerated, "elsewhere": profiled.elsewhere})
 
@@ -87,7 +89,7 @@ def profile_placement(
 ) -> PlacementResult | None:
     """Return where the nodes of a model run, and their times, by profiling it on zeros in a session of its own.
 
-    None when the model does not run on zeros with every dynamic axis 1.
+    None when the model does not run on zeros with every dynamic axis 1, and when its profile is too large to read.
 
     Args:
         model: path or bytes.
@@ -110,7 +112,9 @@ def profile_placement(
             return None
         finally:
             profile = Path(session.end_profiling())
-        events = json.loads(profile.read_bytes())
+        events = read_events(profile)
+    if events is None:
+        return None
     wanted = providers[0][0]
     counted = summarise(count_nodes(events), wanted=wanted, source=_PROFILE_SOURCE)
     if counted is None:

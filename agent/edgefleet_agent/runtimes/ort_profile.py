@@ -17,7 +17,7 @@ _QUIET = 3
 _MAX_OPERATORS = 16
 _LEAST_SHARE = 0.001
 _MAX_INFERENCES = 21
-_MAX_PROFILE_BYTES = 16 * 1024**2
+MAX_PROFILE_BYTES = 16 * 1024**2
 """Of the file, which is read into memory: some 700 bytes a node and inference, so a thousand nodes."""
 
 
@@ -48,11 +48,21 @@ def profile_operators(
         while inferences_n < 2 or (inferences_n < _MAX_INFERENCES and time.monotonic() < deadline_s):
             session.run(None, dict(feeds))
             inferences_n += 1
-        path = Path(session.end_profiling())
-        if path.stat().st_size > _MAX_PROFILE_BYTES:
-            return None
-        events = json.loads(path.read_bytes())
-    return shares(events, inferences_n)
+        events = read_events(Path(session.end_profiling()))
+    return None if events is None else shares(events, inferences_n)
+
+
+def read_events(path: Path) -> list[Mapping[str, Any]] | None:
+    """Return the events of a profile ONNX Runtime wrote; None when the file is too large to read, or no profile."""
+    with path.open("rb") as stream:
+        data = stream.read(MAX_PROFILE_BYTES + 1)
+    if len(data) > MAX_PROFILE_BYTES:
+        return None
+    try:
+        events = json.loads(data)
+    except ValueError:
+        return None
+    return events if isinstance(events, list) and all(isinstance(event, dict) for event in events) else None
 
 
 def shares(events: Iterable[Mapping[str, Any]], inferences_n: int) -> OperatorProfile | None:

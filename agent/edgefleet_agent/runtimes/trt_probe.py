@@ -6,11 +6,13 @@ Module and library, driver and device, version, and only then the runtime itself
 from __future__ import annotations
 
 import ctypes
-import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from typing import Annotated
+
+from pydantic import Field, ValidationError, model_validator
 
 from edgefleet_agent.runtimes import cuda
 from edgefleet_agent.runtimes.cuda import Cuda, CudaError, CudaMissingError, GpuInfo, Loader
@@ -23,7 +25,7 @@ from edgefleet_agent.runtimes.trt_module import (
     import_and_ask,
     version_of,
 )
-from edgefleet_contract.base import clip_reason
+from edgefleet_contract.base import MAX_REASON_CHARS, Record, clip_reason
 from edgefleet_contract.child import ChildEnd, ChildLimits, ChildOutcome, run_child
 from edgefleet_contract.profile import ProbeStatus
 
@@ -140,11 +142,25 @@ def _without_gpu(error: CudaError, *, has_driver: bool) -> Broken:
     return Broken(Rung.DRIVER, ProbeStatus.BROKEN, clip_reason(f"CUDA does not start: {error}"))
 
 
+class _TouchAnswer(Record):
+    """What the child says: DLA cores, or why there is no runtime."""
+
+    dla_cores: Annotated[int, Field(ge=0, le=64)] = 0
+    error: str | None = Field(default=None, max_length=MAX_REASON_CHARS)
+
+    @model_validator(mode="after")
+    def _says_something(self) -> _TouchAnswer:
+        if not self.model_fields_set:
+            raise ValueError("neither dla_cores nor error")
+        return self
+
+
 def _touched(module: str, outcome: ChildOutcome) -> int | str:
     """Return the number of DLA cores, or why no runtime can be made."""
     if outcome.end is not ChildEnd.ANSWERED or outcome.answer is None:
         return f"making a {module} runtime in a process of its own: it {outcome.reason}"
-    answer = json.loads(outcome.answer)
-    if "error" in answer:
-        return f"{module} makes no runtime: {answer['error']}"
-    return int(answer["dla_cores"])
+    try:
+        answer = _TouchAnswer.model_validate_json(outcome.answer)
+    except ValidationError:
+        return f"making a {module} runtime in a process of its own: it answered what is no answer"
+    return f"{module} makes no runtime: {answer.error}" if answer.error is not None else answer.dla_cores

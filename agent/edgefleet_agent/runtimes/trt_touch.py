@@ -13,6 +13,7 @@ from importlib import import_module
 from edgefleet_agent.runtimes.cuda import lift_address_space_limit
 from edgefleet_agent.runtimes.trt_api import Runtime, Trt
 from edgefleet_agent.runtimes.trt_module import new_logger, said
+from edgefleet_contract.base import clip_reason
 from edgefleet_contract.child import serve_child
 
 
@@ -23,7 +24,7 @@ def handle(request: bytes) -> bytes:
     logger = new_logger(trt)
     runtime: Runtime = trt.Runtime(logger)
     if runtime is None:
-        return json.dumps({"error": said(logger)}).encode()
+        return json.dumps({"error": clip_reason(said(logger))}).encode()
     return json.dumps({"dla_cores": int(runtime.num_DLA_cores)}).encode()
 
 

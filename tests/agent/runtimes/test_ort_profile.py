@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from edgefleet_agent.runtimes.ort_profile import shares
+from edgefleet_agent.runtimes.ort_profile import MAX_PROFILE_BYTES, read_events, shares
 
 
 def event(name: str, operator: str, duration_us: int) -> dict[str, Any]:
@@ -34,3 +35,23 @@ def test_operators_of_no_weight_and_beyond_sixteen_are_left_out() -> None:
 def test_a_profile_that_tells_nothing_is_none() -> None:
     assert shares([], 5) is None
     assert shares([event("a", "Conv", 5)], 1) is None
+
+
+@pytest.mark.parametrize("content", [b"", b"[{", b"{}", b"[1]", b"\xff"])
+def test_a_file_that_is_no_profile_tells_nothing(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "profile.json"
+    path.write_bytes(content)
+    assert read_events(path) is None
+
+
+def test_a_profile_too_large_to_hold_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "profile.json"
+    path.write_bytes(b"[]")
+    assert read_events(path) == []
+    with path.open("r+b") as stream:
+        stream.seek(MAX_PROFILE_BYTES)
+        stream.write(b"]")
+    assert read_events(path) is None
+    with path.open("r+b") as stream:
+        stream.write(b"[" + b" " * (MAX_PROFILE_BYTES - 1) + b"]")
+    assert read_events(path) is None

@@ -74,6 +74,15 @@ def answered(cores_n: int) -> Callable[[str], ChildOutcome]:
     return lambda _: ChildOutcome(ChildEnd.ANSWERED, answer, "answered", "", 0.1)
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [b"", b"[]", b"{}", b"null", b"\xff", b'{"dla_cores": "x"}', b'{"dla_cores": -1}', b'{"dla_cores": 1, "a": 2}'],
+)
+def test_a_child_that_answers_what_is_no_answer_leaves_the_runtime_broken(answer: bytes) -> None:
+    outcome = ChildOutcome(ChildEnd.ANSWERED, answer, "answered", "", 0.1)
+    assert "no answer" in str(trt_probe._touched("tensorrt", outcome))
+
+
 def never(_: str) -> ChildOutcome:
     raise AssertionError("the runtime is touched only when every rung below holds")
 
