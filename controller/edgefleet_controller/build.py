@@ -40,6 +40,7 @@ from edgefleet_controller.compile.records import (
 from edgefleet_controller.compile.registry import buildable, host_variant, target_of
 from edgefleet_controller.compile.sources import FILE_NAMES, other_kernels, refusal
 from edgefleet_controller.compile.steps import (
+    REPRODUCE_COMMAND,
     WORKER_ARGV,
     ChildSteps,
     Command,
@@ -66,6 +67,8 @@ BuildProgress = Callable[[str, str, str, float, float], None]
 """Called with stage (`build`), key (`digits ort/cpu/int8`), text, steps done and steps in all; from several threads."""
 
 _STEPS_N = 4.0
+_ABOUT: Mapping[str, str] = {"calibration": "the calibration samples ", "samples": "the samples "}
+"""What a reason speaks of, where that is not the variant itself."""
 _SAMPLES, _CALIBRATION = "samples.npz", "calibration.npz"
 _SOURCE_OUTPUTS, _ARTIFACT_OUTPUTS, _OTHER_OUTPUTS = "source_outputs.npz", "artifact_outputs.npz", "other_outputs.npz"
 
@@ -134,7 +137,9 @@ class Builder:
             return None
         if record.artifact is None:
             tried = Tried(variant=variant, verdict=record.verdict, reason=record.reason or "it failed before")
-            return NotBuilt(key=key, model=checked.name, tried=tried, cached=True)
+            kept = self._reproduce_folder(key)
+            reproduce = str(kept) if (kept / REPRODUCE_COMMAND).is_file() else None
+            return NotBuilt(key=key, model=checked.name, tried=tried, cached=True, reproduce=reproduce)
         if not self._blobs.has(record.artifact):
             return None
         document = ArtifactDocument.model_validate_json(self._blobs.read(record.artifact))
@@ -146,7 +151,7 @@ class Builder:
         """Build one variant, or return what it came to before.
 
         A model that cannot be built, and a child that crashes, hangs or runs out of memory, is a `NotBuilt`. Only
-        failures that the inputs decide are remembered.
+        failures that the inputs decide are remembered; one whose reproduce folder is gone is run again to restore it.
 
         Raises:
             StorageError: blobs cannot be written.
@@ -156,12 +161,14 @@ class Builder:
             tried = Tried(variant=variant, verdict=Verdict.UNSUPPORTED, reason=reason)
             return NotBuilt(key=None, model=checked.name, tried=tried)
         known = self.cached(checked, variant)
-        if known is not None:
+        if known is not None and not _lacks_folder(known):
             return known
         key = self.key(checked, variant)
         with locked(self._work_dir / "locks" / hex_of(key)):
             known = self.cached(checked, variant)  # another may have built it while this one waited
-            return known if known is not None else self._build(checked, variant, key, on_progress or _silent)
+            if known is not None and not _lacks_folder(known):
+                return known
+            return self._build(checked, variant, key, on_progress or _silent)
 
     def build_all(
         self, items: Sequence[tuple[CheckedModel, str]], on_progress: BuildProgress, workers: int = 2
@@ -199,11 +206,14 @@ class Builder:
         if error.lasting:
             self._cache.record_build(_record(checked, variant, key, error.verdict, duration_s, reason=reason))
         if error.verdict is not Verdict.UNSUPPORTED:
-            folder = self._work_dir / "reproduce" / hex_of(key)[:16]
+            folder = self._reproduce_folder(key)
             keep_for_reproduction(error.command, work, folder)
             reproduce = str(folder)
         tried = Tried(variant=variant, verdict=error.verdict, reason=reason)
         return NotBuilt(key=key, model=checked.name, tried=tried, reproduce=reproduce)
+
+    def _reproduce_folder(self, key: str) -> Path:
+        return self._work_dir / "reproduce" / hex_of(key)[:16]
 
     def _make(
         self, checked: CheckedModel, variant: str, key: str, work: Path, tell: Callable[[str, int], None]
@@ -324,6 +334,13 @@ class Builder:
         return ArtifactFile(name=name, role=role, size_bytes=self._blobs.size_bytes(digest), digest=digest)
 
 
+def _lacks_folder(known: Built | NotBuilt) -> bool:
+    """Tell whether a remembered failure cannot be repeated by hand; what is unsupported needs no repeating."""
+    if isinstance(known, Built) or known.key is None:
+        return False
+    return known.tried.verdict is not Verdict.UNSUPPORTED and known.reproduce is None
+
+
 def _silent(stage: str, key: str, text: str, done: float, total: float) -> None:
     """Tell nobody."""
 
@@ -368,7 +385,9 @@ def _why(error: StepError) -> str:
     """Return why a step failed and, where the compiler knows it, what to do; the advice survives a cut."""
     step = error.fault.next_step if error.fault is not None else None
     advice = f"; next: {step}" if step else ""
-    return error.message[: MAX_REASON_CHARS - len(advice)] + advice if advice else clip_reason(error.message)
+    about = _ABOUT.get(error.fault.what, "") if error.fault is not None else ""
+    message = about + error.message
+    return message[: MAX_REASON_CHARS - len(advice)] + advice if advice else clip_reason(message)
 
 
 def _model_path(variant: str, work: Path) -> Path:

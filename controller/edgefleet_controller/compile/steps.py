@@ -39,6 +39,8 @@ from edgefleet_controller.compile.protocol import (
 COMPILE_ARGV = (sys.executable, "-m", "edgefleet_controller.compile")
 WORKER_ARGV = (sys.executable, "-m", "edgefleet_agent.worker")
 
+REPRODUCE_COMMAND = "command.sh"
+"""In a failed step's folder: what repeats it."""
 _GIB = 1024**3
 _CHECK = ChildLimits(timeout_s=180.0, memory_bytes=6 * _GIB)
 _BUILD = ChildLimits(timeout_s=900.0, memory_bytes=8 * _GIB)
@@ -164,8 +166,9 @@ def keep_for_reproduction(command: Command, work_dir: Path, dest: Path) -> None:
     shutil.copytree(work_dir, dest)
     request = command.request.replace(str(work_dir).encode(), str(dest).encode())
     (dest / "request.json").write_bytes(request)
-    (dest / "command.sh").write_text(f"cd {shlex.quote(str(dest))} && {command.shell}\n", encoding="utf-8")
     (dest / "stderr.txt").write_text(command.stderr_tail, encoding="utf-8")
+    # Last: a folder that has it is complete.
+    (dest / REPRODUCE_COMMAND).write_text(f"cd {shlex.quote(str(dest))} && {command.shell}\n", encoding="utf-8")
 
 
 def _compile(request: Record, limits: ChildLimits, wanted: type[_Got]) -> _Got:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -170,6 +171,29 @@ def test_a_failure_the_inputs_decide_is_remembered(bench: Any, checked: CheckedM
     assert first.tried == again.tried
     assert (first.cached, again.cached) == (False, True)
     assert fake.calls["build"] == 1
+
+
+def test_a_remembered_failure_keeps_its_folder_and_gets_it_back_when_it_is_gone(
+    bench: Any, checked: CheckedModel, fake: FakeSteps
+) -> None:
+    fake.parity = ParityVerdict.FAIL
+    first = bench.builder.build(checked, "ort/cpu/int8")
+    again = bench.builder.build(checked, "ort/cpu/int8")
+    assert (again.cached, again.reproduce, fake.calls["build"]) == (True, first.reproduce, 1)
+    shutil.rmtree(first.reproduce)
+    assert bench.builder.cached(checked, "ort/cpu/int8").reproduce is None
+    restored = bench.builder.build(checked, "ort/cpu/int8")
+    assert (restored.reproduce, restored.tried) == (first.reproduce, first.tried)
+    assert Path(restored.reproduce, "command.sh").is_file()
+
+
+def test_a_fault_of_the_calibration_samples_says_that_it_speaks_of_them(
+    bench: Any, checked: CheckedModel, fake: FakeSteps
+) -> None:
+    fault = FaultAnswer(family="input", what="calibration", reason="hold the one value 1 everywhere")
+    fake.error = StepError(Verdict.BUILD_FAILED, fault.reason, COMMAND, lasting=True, fault=fault)
+    told = bench.builder.build(checked, "ort/cpu/int8").tried.reason
+    assert told == "the calibration samples hold the one value 1 everywhere"
 
 
 @pytest.mark.parametrize("reason", ["is quantised already", "x" * 2000])
