@@ -14,7 +14,7 @@ from collections.abc import Callable
 from bench.conditions import conditions
 from edgefleet_agent.qualify.energy import Estimate, Window, power_energy
 from edgefleet_agent.sensors.reader import Row
-from edgefleet_agent.sensors.sampler import PHASE_PARTS_N, SamplerClock, Trace, sample
+from edgefleet_agent.sensors.sampler import SamplerClock, Trace, sample
 
 SEEDS_N = int(os.environ.get("BENCH_SEEDS", "100"))
 RUN_S = 60.0
@@ -35,6 +35,10 @@ LOADS: dict[str, tuple[Power, float]] = {
     "ramp": (lambda at_s: 3.0 + at_s / 10, 360.0),
     "aliased at 50 Hz": (bursts(50), 306.0),
     "aliased at 200 Hz": (bursts(200), 306.0),
+    "bursts at 10.01 Hz": (bursts(10.01), 180.0 + 7.0 * 601 * 0.3 / 10.01),
+    "bursts at 25 Hz": (bursts(25), 306.0),
+    "bursts at 75 Hz": (bursts(75), 306.0),
+    "bursts at 73.7 Hz": (bursts(73.7), 306.0),
 }
 
 
@@ -54,7 +58,7 @@ class SimulatedSensor:
         self.at_ns += int(seconds * _NS_PER_S)
 
 
-def estimate(power: Power, hz: float, draw: Callable[[], float], parts_n: int = PHASE_PARTS_N) -> Estimate:
+def estimate(power: Power, hz: float, draw: Callable[[], float], *, balanced: bool = True) -> Estimate:
     """Return the energy of one run as the sampler and the integral see it."""
     sensor, trace = SimulatedSensor(power), Trace()
     clock = SamplerClock(lambda: sensor.at_ns, sensor.sleep_s)
@@ -62,7 +66,7 @@ def estimate(power: Power, hz: float, draw: Callable[[], float], parts_n: int = 
     def ended() -> bool:
         return sensor.at_ns >= WHOLE.end_ns
 
-    sample(sensor, trace, clock, period_s=1 / hz, draw=draw, stopped=ended, parts_n=parts_n)
+    sample(sensor, trace, clock, period_s=1 / hz, draw=draw, stopped=ended, balanced=balanced)
     return power_energy(trace.at_ns, [float(row[0]) for row in trace.rows], WHOLE)
 
 
@@ -90,7 +94,7 @@ def row(power: Power, joules: float, hz: float) -> str:
 
 def regular(power: Power, hz: float, phase: float) -> Estimate:
     """Return the energy of one run read at the same moment of each period."""
-    return estimate(power, hz, lambda: phase, parts_n=1)
+    return estimate(power, hz, lambda: phase, balanced=False)
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ class Recording:
         load: the load's window.
         idle_after: idle window after it.
         tail_s: time an averaging sensor takes to forget the load; `idle_after` begins no earlier.
-        dithered: the load paused at random, so that it cannot beat with a slow sensor.
+        dithered: the load paused at random, or is too fast for any sensor, so that it cannot beat with a slow one.
         resolution_w: one step of the power rails together; each reading is within half of it.
         period_s: how often the sampler was to read; 0 when not known.
         repeat_s: what the load repeats over: blocks are longer than this.

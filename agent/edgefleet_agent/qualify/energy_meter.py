@@ -105,7 +105,8 @@ class EnergyMeter:
         clock: time.
         draw: a random number, uniform in [0, 1).
         make_sampler: makes what reads beside the load.
-        dithered: whether the load pauses at random; whoever runs the load says so.
+        dithered: whether the load paused at random, or repeats too fast for any sensor to follow; whoever runs the load
+            says so.
         repeat_s: what the load repeats over.
     """
 
@@ -233,21 +234,26 @@ def run_load(call: Callable[[], object], load_s: float, meter: EnergyMeter) -> i
     """Infer for some time, with random pauses where the sensor needs them; return the number of inferences."""
     clock = meter.clock
     deadline_ns = clock.now_ns() + int(load_s * _NS_PER_S)
-    n = 0
-    while n == 0 or clock.now_ns() < deadline_ns:
+    n, stretch_n = 0, 1
+    while True:
         began_ns, before_n = clock.now_ns(), n
-        for _ in range(DITHER_N):
+        for _ in range(stretch_n):
             call()
             n += 1
             if clock.now_ns() >= deadline_ns:
-                break
+                return n
         inference_s = (clock.now_ns() - began_ns) / _NS_PER_S / (n - before_n)
-        meter.dithered = True
-        if meter.dithers and inference_s >= LEAST_DITHER_S:
-            repeat_s = min(REPEAT_DITHERS * DITHER_N * inference_s, load_s / LEAST_BLOCKS)
-            meter.repeat_s = max(meter.repeat_s, repeat_s)
-            clock.sleep_s(meter.draw() * inference_s)
-    return n
+        stretch_n = DITHER_N if LEAST_BLOCKS * DITHER_N * inference_s <= load_s else 1
+        if meter.dithers:
+            _dither(meter, inference_s, stretch_n, load_s)
+
+
+def _dither(meter: EnergyMeter, inference_s: float, stretch_n: int, load_s: float) -> None:
+    """Pause for up to one inference, unless it is too short for any sensor to follow: now the load beats with none."""
+    meter.dithered = True
+    if inference_s >= LEAST_DITHER_S:
+        meter.repeat_s = max(meter.repeat_s, min(REPEAT_DITHERS * stretch_n * inference_s, load_s / LEAST_BLOCKS))
+        meter.clock.sleep_s(meter.draw() * inference_s)
 
 
 def measure_energy(call: Callable[[], object], sensors: Sensors, plan: EnergyPlan | None = None) -> EnergyResult:

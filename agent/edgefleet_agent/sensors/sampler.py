@@ -2,15 +2,17 @@
 
 Point sampling at a fixed rate is blind to loads that beat with it: 30 ms bursts ten times a second, sampled at 10 Hz,
 gave 55 % of error at any length of the run. One reading at a uniformly random moment of each period (stratified
-sampling, the moments balanced over the period) is unbiased for every load.
+sampling) is unbiased for every load; balancing these moments takes most of the error from loads that repeat at the
+sampling rate, a multiple or a simple fraction of it.
 """
 
 from __future__ import annotations
 
+import math
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -27,7 +29,11 @@ CALL_SHARE = 0.05
 """Calls work for their answer, so they get less: `vcgencmd`, some 8 ms, at 6 Hz."""
 COUNTER_S = 0.2
 """Counters miss nothing between readings; this often, no wrap is missed (the shortest, 65 kJ, takes 65 s at 1 kW)."""
-PHASE_PARTS_N = 16
+SPLITS = (2, 2, 5)
+"""Loads may repeat at 20ths of the sampling rate: moments of every 2nd, 4th and 20th period are balanced as well."""
+PARTS_N = 8
+"""Parts of the period over which the moments of every 20th are balanced; those of all are over 160."""
+CYCLE_N = math.prod(SPLITS) * PARTS_N
 _COST_READS = 5
 _NS_PER_S = 1_000_000_000
 MAX_READINGS = 1_000_000
@@ -80,7 +86,7 @@ def take_reading(reader: Reads, trace: Trace, now_ns: Callable[[], int]) -> None
 
 def sample(
     reader: Reads, trace: Trace, clock: SamplerClock, *, period_s: float, draw: Callable[[], float],
-    stopped: Callable[[], bool], parts_n: int = PHASE_PARTS_N,
+    stopped: Callable[[], bool], balanced: bool = True,
 ) -> None:  # fmt: skip
     """Read once at a random moment of each period until stopped; periods that were slept through are left out.
 
@@ -91,29 +97,46 @@ def sample(
         period_s: length of a period.
         draw: a random number, uniform in [0, 1).
         stopped: asked before each reading.
-        parts_n: parts of the period over which the moments are balanced; 1 leaves them independent.
+        balanced: whether the moments are balanced over the period; else they are as drawn.
     """
     period_ns = int(period_s * _NS_PER_S)
     origin_ns = clock.now_ns()
-    period = 0
-    phases = balanced_phases(draw, parts_n)
+    period, cycle, phases = 0, -1, [0.0] * CYCLE_N
     while not stopped() and len(trace.rows) < MAX_READINGS:
-        wait_ns = origin_ns + int((period + next(phases)) * period_ns) - clock.now_ns()
+        if period // CYCLE_N != cycle:
+            cycle = period // CYCLE_N
+            phases = balanced_phases(draw) if balanced else [draw() for _ in phases]
+        wait_ns = origin_ns + int((period + phases[period % CYCLE_N]) * period_ns) - clock.now_ns()
         if wait_ns > 0:
             clock.sleep_s(wait_ns / _NS_PER_S)
         take_reading(reader, trace, clock.now_ns)
         period = max(period + 1, (clock.now_ns() - origin_ns) // period_ns)
 
 
-def balanced_phases(draw: Callable[[], float], parts_n: int) -> Iterator[float]:
-    """Yield moments within a period, uniform in [0, 1), whose every run of `parts_n` falls once into each part of it.
+def balanced_phases(draw: Callable[[], float]) -> list[float]:
+    """Return random moments within each of `CYCLE_N` periods, uniform in [0, 1), balanced over the period.
 
-    A Latin hypercube sample (McKay, Beckman and Conover 1979): as unbiased as independent moments, and for a load that
-    repeats at the sampling rate, the worst case, with a fraction of their error.
+    Each of 160 equal parts of the period holds one moment; each of 80 one of the even periods and one of the odd;
+    each of 40 one of every fourth; each of 8 one of every twentieth. A sliced Latin hypercube (Qian 2012, "Sliced Latin
+    Hypercube Designs", JASA 107), nested: as unbiased as independent moments, and for loads that repeat at a multiple
+    of a twentieth of the sampling rate, where regular sampling is worst, with a fraction of their error.
     """
-    while True:
-        order = sorted(range(parts_n), key=lambda _: draw())
-        yield from ((part + draw()) / parts_n for part in order)
+    classes = [list(range(CYCLE_N))]
+    for ways_n in SPLITS:
+        dealt = [_dealt(parts, ways_n, draw) for parts in classes]
+        classes = [hands[way] for way in range(ways_n) for hands in dealt]
+    turns = zip(*(_shuffled(parts, draw) for parts in classes), strict=True)
+    return [(part + draw()) / CYCLE_N for turn in turns for part in turn]
+
+
+def _dealt(parts: Sequence[int], ways_n: int, draw: Callable[[], float]) -> list[list[int]]:
+    """Return the parts in so many hands: of each so many neighbours every hand gets one, at random."""
+    groups = [_shuffled(parts[at : at + ways_n], draw) for at in range(0, len(parts), ways_n)]
+    return [list(hand) for hand in zip(*groups, strict=True)]
+
+
+def _shuffled(parts: Sequence[int], draw: Callable[[], float]) -> list[int]:
+    return sorted(parts, key=lambda _: draw())
 
 
 def read_cost_s(reader: Reads, clock: SamplerClock) -> float:

@@ -47,6 +47,8 @@ LOADS = {
     "bursts of 30 ms at 10/s": Load(bursts(10, 0.3), 306.0),
     "ramp": Load(lambda at_s: 3.0 + at_s / 10.0, 360.0),
     "aliased at 50 Hz": Load(bursts(50, 0.3), 306.0),
+    "aliased at 25 Hz": Load(bursts(25, 0.3), 306.0),
+    "aliased at 75 Hz": Load(bursts(75, 0.3), 306.0),
     "aliased at 200 Hz": Load(bursts(200, 0.3), 306.0),
 }
 WHOLE = Window(0, int(RUN_S * NS))
@@ -83,13 +85,17 @@ def measured(load: Load, hz: float, seed: int) -> Estimate:
 
 
 @pytest.mark.parametrize("name", LOADS)
-def test_energy_is_within_one_percent_at_the_rate_files_are_read_at(name: str) -> None:
-    """200 Hz; at the 50 Hz of a sensor of 4 ms a reading, the typical error is."""
+def test_energy_of_a_minute_is_within_one_percent_at_50_hz_in_19_of_20_runs(name: str) -> None:
     load = LOADS[name]
-    worst = max(abs(measured(load, 200, seed).value / load.joules - 1) for seed in range(8))
-    assert worst < (0.01 if name != "aliased at 200 Hz" else 0.02)
-    slow = [abs(measured(load, 50, seed).value / load.joules - 1) for seed in range(8)]
-    assert sum(slow) / len(slow) < 0.01
+    errors = sorted(abs(measured(load, 50, seed).value / load.joules - 1) for seed in range(40))
+    assert errors[37] < 0.01
+
+
+def test_a_load_that_repeats_at_no_fraction_of_the_rate_is_as_far_off_as_independent_moments_allow() -> None:
+    """The load deviates by 3.2 W from its mean of 5.1 W: 3,000 independent readings have a standard error of 1.15 %."""
+    load = Load(bursts(73.7, 0.3), 306.0)
+    errors = sorted(abs(measured(load, 50, seed).value / load.joules - 1) for seed in range(40))
+    assert errors[37] < 0.03
 
 
 @pytest.mark.parametrize("hz", [10, 20])

@@ -392,6 +392,25 @@ def test_only_inferences_a_sensor_could_beat_with_are_paused(inference_s: float,
     assert n >= 90
 
 
+def test_a_load_that_never_paused_is_not_said_to_have_paused() -> None:
+    device = Device(1)
+    alone, counted = meter_on(device, made("instant", device)), meter_on(device, made("counter", device))
+    assert run_load(lambda: device.draws(BUSY_W, 2.0), 1.0, alone) == 1
+    assert run_load(lambda: device.draws(BUSY_W, 0.02), 1.0, counted) > 1
+    assert not alone.dithered
+    assert not counted.dithered
+
+
+def test_a_slow_model_pauses_after_each_inference() -> None:
+    device = Device(1)
+    meter = meter_on(device, made("instant", device))
+    began_ns = meter.clock.now_ns()
+    n = run_load(lambda: device.draws(BUSY_W, 0.5), 6.0, meter)
+    paused_s = (meter.clock.now_ns() - began_ns) / NS - 0.5 * n
+    assert meter.dithered
+    assert paused_s > 1.0
+
+
 def test_energy_measured_while_the_device_was_slowed_down_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     looks = [Thermal(throttle=(ThrottleFlag(name="oc3", source="soctherm_oc", events_n=n),)) for n in (4, 5)]
     counter = Rail("r", "test", "device", RailKind.COUNTER, Call(time.process_time_ns, 1_000_000_000), "cpu time")
