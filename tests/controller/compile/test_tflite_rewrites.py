@@ -205,7 +205,6 @@ def test_the_standards_own_body_computes_what_the_operator_does(model: onnx.Mode
 def test_rules_leave_alone_what_they_do_not_know() -> None:
     for model in (
         one("MaxPool", IMAGE, outputs=2, kernel_shape=[2, 2]),  # its second output is the indices
-        one("LSTM", (5, 2, 3), {"W": weights(1, 16, 3), "R": weights(1, 16, 4)}, hidden_size=4, clip=1.0),
         one("Max", (3, 4), {"other": weights(3, 4)}),
     ):
         same, names = library.apply(model, ())

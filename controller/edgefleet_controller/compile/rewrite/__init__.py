@@ -13,7 +13,10 @@ Rewritten = tuple[tuple[str, ...], onnx.ModelProto]
 
 
 def for_tflite(
-    model: onnx.ModelProto, missing: Collection[str], fold: Callable[[onnx.ModelProto], onnx.ModelProto]
+    model: onnx.ModelProto,
+    missing: Collection[str],
+    fold: Callable[[onnx.ModelProto], onnx.ModelProto],
+    refusals: list[str],
 ) -> Iterator[Rewritten]:
     """Yield rewritten graphs for the TFLite converter with the names of what was done, the least changed first.
 
@@ -21,10 +24,11 @@ def for_tflite(
         model: shapes fixed and inferred.
         missing: operator types the converter named as those it lacks.
         fold: folds constants and infers shapes.
+        refusals: gets why nodes were left as they are, where a limit of ours is the reason.
     """
     seen: set[bytes] = {model.SerializeToString(deterministic=True)}
     for kinds in ([missing] if missing else []) + [()]:
-        names, made = _rewritten(model, kinds, fold)
+        names, made = _rewritten(model, kinds, fold, refusals)
         data = made.SerializeToString(deterministic=True)
         if names and data not in seen:
             seen.add(data)
@@ -32,13 +36,16 @@ def for_tflite(
 
 
 def _rewritten(
-    model: onnx.ModelProto, kinds: Collection[str], fold: Callable[[onnx.ModelProto], onnx.ModelProto]
+    model: onnx.ModelProto,
+    kinds: Collection[str],
+    fold: Callable[[onnx.ModelProto], onnx.ModelProto],
+    refusals: list[str],
 ) -> Rewritten:
     """Return the graph with our rewrites and, for what is left, the standard's bodies; for `kinds` only, or all."""
-    made, names = library.apply(model, kinds)
+    made, names = library.apply(model, kinds, refusals=refusals)
     made, inlined_n = functions.apply(made, kinds)
     if inlined_n:
         names = (*names, named(functions.NAME, inlined_n))
-        made, more = library.apply(fold(made), ())
+        made, more = library.apply(fold(made), (), refusals=refusals)
         names += tuple(name for name in more if name not in names)
     return names, fold(made) if names else made

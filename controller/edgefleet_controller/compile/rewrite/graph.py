@@ -33,10 +33,16 @@ class Builder:
         }
         values = (*model.graph.input, *model.graph.value_info, *model.graph.output)
         self._types = {value.name: value.type.tensor_type for value in values}
+        self.refusals: list[str] = []
+        """Why rules left nodes as they are, where a user can do something about it."""
 
     def keep(self, node: onnx.NodeProto) -> None:
         """Leave a node as it is."""
         self._nodes.append(node)
+
+    def refuse(self, node: onnx.NodeProto, why: str) -> None:
+        """Note why a node is left as it is."""
+        self.refusals.append(f"{node.op_type} {node.name or node.output[0]!r} is not rewritten: {why}")
 
     def add(self, kind: str, inputs: Sequence[str], outputs: Sequence[str] | int = 1, **attributes: Attribute) -> str:
         """Add a node; return the name of its first output.

@@ -44,9 +44,19 @@ INTEGER_RULES: Mapping[str, tuple[str, Rule]] = {
 
 
 def apply(
-    model: onnx.ModelProto, only: Collection[str], rules: Mapping[str, tuple[str, Rule]] = RULES
+    model: onnx.ModelProto,
+    only: Collection[str],
+    rules: Mapping[str, tuple[str, Rule]] = RULES,
+    refusals: list[str] | None = None,
 ) -> tuple[onnx.ModelProto, tuple[str, ...]]:
-    """Return the model with the rules' rewrites, and their names; empty `only`: for every operator with a rule."""
+    """Return the model with the rules' rewrites, and their names.
+
+    Args:
+        model: shapes inferred.
+        only: operator types to rewrite; empty: every one that has a rule.
+        rules: by operator type.
+        refusals: gets why nodes were left as they are, where a limit of ours is the reason.
+    """
     builder = Builder(model)
     done: Counter[str] = Counter()
     for node in model.graph.node:
@@ -55,6 +65,8 @@ def apply(
             done[name] += 1
         else:
             builder.keep(node)
+    if refusals is not None:
+        refusals += builder.refusals
     if not done:
         return model, ()
     return builder.finish(), tuple(named(name, n) for name, n in done.items())

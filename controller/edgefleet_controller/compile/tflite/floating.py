@@ -12,7 +12,8 @@ from edgefleet_contract.artifact import TensorMap
 from edgefleet_controller.compile import rewrite, session
 from edgefleet_controller.compile.fault import CompileFaultError
 from edgefleet_controller.compile.npz import Array, Arrays
-from edgefleet_controller.compile.rewrite import library
+from edgefleet_controller.compile.rewrite import branches, library
+from edgefleet_controller.compile.rewrite.graph import named
 from edgefleet_controller.compile.tflite import convert, freeze, layout, prove, source, widen
 from edgefleet_controller.compile.tflite.convert import ConversionError
 from edgefleet_controller.compile.tflite.interpreter import Interpreter, RefusedError
@@ -93,18 +94,22 @@ def make(model: onnx.ModelProto, feeds: Sequence[Arrays], *, for_integers: bool 
     frozen = freeze.parameters(model, feeds)
     probes = _probes(model, feeds, frozen)
     safe, names = source.with_safe_names(freeze.freeze(model, frozen))
-    fixed = source.fix(safe, {other: probes.shapes[name] for other, name in names.items()})
+    sized = source.sized(safe, {other: probes.shapes[name] for other, name in names.items()})
+    decided, branches_n = branches.taken(sized, freeze.PARAMETERS)
+    fixed = source.simplify(decided)
     failures: list[str] = []
     missing: list[str] = []
+    refusals: list[str] = []
     done, prepared = library.apply(fixed, (), library.INTEGER_RULES)[::-1] if for_integers else ((), fixed)
-    for attempt in _attempts(prepared, names, missing, done):
+    done = (*([named(branches.NAME, branches_n)] if branches_n else []), *done)
+    for attempt in _attempts(prepared, names, (missing, refusals), done):
         try:
             return replace(_try(attempt, probes), frozen=frozen)
         except (ConversionError, RefusedError, WrongError) as error:
             logger.info("attempt with %s failed: %s", attempt.rewrites or "no rewrites", error)
             failures.append(str(error))
             missing += [each.partition(" ")[0] for each in getattr(error, "operators", ())]
-    raise _unsupported(failures)
+    raise _unsupported(failures, refusals)
 
 
 def _probes(model: onnx.ModelProto, feeds: Sequence[Arrays], frozen: Collection[str]) -> Probes:
@@ -115,18 +120,19 @@ def _probes(model: onnx.ModelProto, feeds: Sequence[Arrays], frozen: Collection[
 
 
 def _attempts(
-    fixed: onnx.ModelProto, names: Mapping[str, str], missing: Collection[str], done: tuple[str, ...]
+    fixed: onnx.ModelProto, names: Mapping[str, str], notes: tuple[list[str], list[str]], done: tuple[str, ...]
 ) -> Iterator[Attempt]:
     """Yield ways to convert, the plainest first: images with channels last, everything as it is, rewritten graphs.
 
-    `missing` is read late: it names the operators that earlier attempts lacked.
+    Of the notes, the first is read late: it names the operators that earlier attempts lacked; the second gets why
+    rewrites left nodes as they are.
     """
     inputs = tuple(value.name for value in fixed.graph.input)
     images = _images(fixed)
     plain = tuple(name for name in inputs if name not in images)
     layouts = tuple(dict.fromkeys((plain, inputs, ())))
     yield from (Attempt(fixed, kept, names, done) for kept in layouts)
-    for more, rewritten in rewrite.for_tflite(fixed, frozenset(missing), source.folded):
+    for more, rewritten in rewrite.for_tflite(fixed, frozenset(notes[0]), source.folded, notes[1]):
         for graph in (rewritten, source.simplify(rewritten)):
             yield from (Attempt(graph, kept, names, (*done, *more)) for kept in layouts)
 
@@ -203,8 +209,8 @@ def _output_map(name: str, in_file: str, made: Mapping[str, list[Array]], probes
     raise WrongError(f"the conversion computes output {name!r} wrongly: {why}")
 
 
-def _unsupported(failures: list[str]) -> CompileFaultError:
-    first, *others = dict.fromkeys(failures)
+def _unsupported(failures: list[str], refusals: list[str]) -> CompileFaultError:
+    first, *others = dict.fromkeys([*failures, *refusals])
     tried = f"; other ways failed too: {others[-1]}" if others else ""
     return CompileFaultError(
         "variant",

@@ -1,8 +1,8 @@
-"""Inputs that only say shapes and axes become constants of a fixed-shape file. Pure.
+"""Inputs that only say shapes and axes, or choose branches, become constants of a fixed-shape file. Pure.
 
-A TFLite file for delegates has fixed shapes, so an input that decides them (the target of a Reshape, the axes of a
-reduction, the lengths of a Split) cannot vary in it. Where all samples agree on its value, the file is made for that
-value, the input leaves its contract, and the artifact says which value it is.
+A TFLite file for delegates has fixed shapes and no branches, so an input that decides them (the target of a Reshape,
+the axes of a reduction, the sampling rate that an If asks for) cannot vary in it. Where all samples agree on its value,
+the file is made for that value, the input leaves its contract, and the artifact says which value it is.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import onnx
 from onnx import numpy_helper
 
 from edgefleet_controller.compile.npz import Array, Arrays
+from edgefleet_controller.compile.onnx_graph import reads_of
 
 MAX_ELEMENTS = 64
 _REDUCTIONS = (
@@ -52,26 +53,52 @@ PARAMETERS: Mapping[str, frozenset[int]] = {
     "Upsample": frozenset({1}),
 }
 """Operator → places of inputs that say shapes, axes or modes, as ONNX's operator documentation names them."""
+_CONDITIONS = frozenset({
+    "And", "Cast", "Equal", "Greater", "GreaterOrEqual", "Identity", "Less", "LessOrEqual", "Not", "Or", "Reshape",
+    "Squeeze", "Unsqueeze", "Xor",
+})  # fmt: skip
+"""Operators between an input and the If it chooses a branch of."""
 
 
 def parameters(model: onnx.ModelProto, feeds: Sequence[Arrays]) -> dict[str, Array]:
-    """Return the inputs that only say shapes and axes, with the value all feeds agree on."""
-    outputs = {value.name for value in model.graph.output}
+    """Return the inputs that only say shapes and axes or choose branches, with the value all feeds agree on."""
     found = {}
     for value in model.graph.input:
-        uses = [
-            (node.op_type, place)
-            for node in model.graph.node
-            for place, name in enumerate(node.input)
-            if name == value.name
-        ]
-        if not uses or value.name in outputs or value.name not in feeds[0]:
+        if value.name not in feeds[0]:
             continue
         first = feeds[0][value.name]
         same = first.size <= MAX_ELEMENTS and all(np.array_equal(first, feed[value.name]) for feed in feeds)
-        if same and all(place in PARAMETERS.get(kind, frozenset()) for kind, place in uses):
+        if same and (_says_shapes(value.name, model.graph) or _chooses_branches(value.name, model.graph)):
             found[value.name] = first
     return found
+
+
+def _uses(name: str, graph: onnx.GraphProto) -> list[tuple[onnx.NodeProto, int]] | None:
+    """Return the nodes that read a tensor with the places they do it at; None where a graph inside one reads it."""
+    readers = [node for node in graph.node if name in reads_of(node)]
+    if any(name not in node.input for node in readers) or name in {value.name for value in graph.output}:
+        return None
+    return [(node, place) for node in readers for place, each in enumerate(node.input) if each == name]
+
+
+def _says_shapes(name: str, graph: onnx.GraphProto) -> bool:
+    uses = _uses(name, graph)
+    return bool(uses) and all(place in PARAMETERS.get(node.op_type, frozenset()) for node, place in uses or ())
+
+
+def _chooses_branches(name: str, graph: onnx.GraphProto) -> bool:
+    """Return whether a tensor is read by comparisons only, whose results decide If nodes and nothing else."""
+    waiting, seen = [name], set()
+    while waiting:
+        each = waiting.pop()
+        uses = _uses(each, graph) if each not in seen else []
+        seen.add(each)
+        if uses is None or (not uses and each == name):
+            return False
+        if any(node.op_type not in _CONDITIONS | {"If"} for node, _ in uses):
+            return False
+        waiting += [made for node, _ in uses if node.op_type != "If" for made in node.output]
+    return True
 
 
 def freeze(model: onnx.ModelProto, values: Mapping[str, Array]) -> onnx.ModelProto:

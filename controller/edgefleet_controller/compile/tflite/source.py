@@ -23,8 +23,8 @@ MAX_FOLDED_BYTES = "64MB"
 """Larger constants are not folded into the graph: a Tile or Expand of a constant would blow the file up."""
 
 
-def fix(model: onnx.ModelProto, shapes: Shapes) -> onnx.ModelProto:
-    """Return a copy with shapes fixed, simplified, and with inner shapes inferred.
+def sized(model: onnx.ModelProto, shapes: Shapes) -> onnx.ModelProto:
+    """Return a copy with the shapes of inputs and outputs fixed.
 
     Args:
         model: the source.
@@ -36,7 +36,7 @@ def fix(model: onnx.ModelProto, shapes: Shapes) -> onnx.ModelProto:
     for value in (*fixed.graph.input, *fixed.graph.output):
         if value.name in shapes:
             _set_shape(value, shapes[value.name])
-    return simplify(fixed)
+    return fixed
 
 
 def simplify(model: onnx.ModelProto, *, fuse: bool = True) -> onnx.ModelProto:
