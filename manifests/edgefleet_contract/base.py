@@ -8,6 +8,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from edgefleet_contract.text import printable
+
 MAX_REASON_CHARS = 2000
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$")]
@@ -63,5 +65,6 @@ def hex_of(digest: str) -> str:
 
 
 def clip_reason(text: str) -> str:
-    """Return `text` shortened to what a `Reason` holds, with the cut marked."""
+    """Return `text` as a `Reason` holds it: fit for a screen and a database, shortened with the cut marked."""
+    text = printable(text)
     return text if len(text) <= MAX_REASON_CHARS else text[: MAX_REASON_CHARS - 1] + "…"

@@ -26,11 +26,16 @@ from enum import Enum
 from pathlib import Path
 from typing import IO, NoReturn
 
+from edgefleet_contract.text import printable
+
 _PR_SET_PDEATHSIG = 1
 _ANSWER_FD_ENV = "EDGEFLEET_ANSWER_FD"
 _MEMORY_ENV = "EDGEFLEET_MEMORY_BYTES"
 _PARENT_ENV = "EDGEFLEET_PARENT_PID"
 _POLL_S = 0.05
+_CLOSED_POLL_S = 0.005
+"""A process ends within milliseconds of its pipes."""
+_READ_BYTES = 65536
 _STDERR_TAIL_BYTES = 8192
 _EXIT_GRACE_S = 10.0
 _ADDRESS_SPACE_SLACK_BYTES = 8 * 1024**3
@@ -106,19 +111,19 @@ def run_child(
         raise
     finally:
         os.close(write_fd)
-    tail = _Tail(process.stderr)
+    pipes = _Pipes(read_fd, process, limits.answer_bytes)
     feeder = threading.Thread(target=_feed, args=(process.stdin, request), daemon=True)
-    watch = _Watch(process, read_fd, limits, started_s, cancelled, _oom_kills())
+    watch = _Watch(process, pipes, limits, started_s, cancelled, _oom_kills())
     try:
         feeder.start()
         if on_started is not None:
             on_started(process.pid)
         end, answer, reason = watch.wait()
     finally:
-        os.close(read_fd)
         _reap(process)
+        pipes.close()
     feeder.join(timeout=1.0)
-    return ChildOutcome(end, answer, reason, tail.text(), time.monotonic() - started_s)
+    return ChildOutcome(end, answer, reason, pipes.tail(), time.monotonic() - started_s)
 
 
 def _start(argv: Sequence[str], write_fd: int, limits: ChildLimits, env: Mapping[str, str]) -> subprocess.Popen[bytes]:
@@ -150,25 +155,64 @@ def _feed(pipe: IO[bytes] | None, request: bytes) -> None:
         pipe.close()
 
 
-class _Tail:
-    """Keep the last few KiB a child wrote to its standard error."""
+class _Pipes:
+    """What a child says: its answer, and the last few KiB of its standard error. Reading never waits for the child.
 
-    def __init__(self, pipe: IO[bytes] | None) -> None:
-        self._kept = b""
-        self._pipe = pipe
-        self._thread = threading.Thread(target=self._drain, daemon=True)
-        self._thread.start()
+    A process the child started may hold both pipes open and write to them long after the child has ended, so their
+    end is not the child's.
+    """
 
-    def _drain(self) -> None:
-        if self._pipe is None:
-            return
-        with self._pipe:
-            while chunk := self._pipe.read1(4096):  # type: ignore[attr-defined]
-                self._kept = (self._kept + chunk)[-_STDERR_TAIL_BYTES:]
+    def __init__(self, answer_fd: int, process: subprocess.Popen[bytes], answer_bytes: int) -> None:
+        self.answer = bytearray()
+        self.answer_ended = False
+        self._answer_fd = answer_fd
+        self._answer_bytes = answer_bytes
+        self._error = process.stderr
+        self._tail = b""
+        self._open = select.poll()
+        for descriptor in (answer_fd, *([self._error.fileno()] if self._error else [])):
+            os.set_blocking(descriptor, False)
+            self._open.register(descriptor, select.POLLIN)
 
-    def text(self) -> str:
-        self._thread.join(timeout=1.0)
-        return self._kept.decode("utf-8", "replace")
+    @property
+    def too_long(self) -> bool:
+        """Whether the answer is longer than is read."""
+        return len(self.answer) > self._answer_bytes
+
+    def read(self, wait_s: float) -> None:
+        """Read what is there, once; wait at most this long for something."""
+        for descriptor, _ in self._open.poll(wait_s * 1000.0):
+            self._read(descriptor)
+
+    def drain(self) -> None:
+        """Read on until nothing is left of what a child has written that has ended; others may write for ever."""
+        for _ in range(self._answer_bytes // _READ_BYTES + 2):
+            ready = self._open.poll(0)
+            if not ready or self.too_long:
+                return
+            for descriptor, _ in ready:
+                self._read(descriptor)
+
+    def _read(self, descriptor: int) -> None:
+        chunk = os.read(descriptor, _READ_BYTES)
+        if not chunk:
+            self._open.unregister(descriptor)
+            self.answer_ended = self.answer_ended or descriptor == self._answer_fd
+        elif descriptor == self._answer_fd:
+            self.answer += chunk
+        else:
+            self._tail = (self._tail + chunk)[-_STDERR_TAIL_BYTES:]
+
+    def close(self) -> None:
+        """Read what is left, and close."""
+        self.drain()
+        os.close(self._answer_fd)
+        if self._error is not None:
+            self._error.close()
+
+    def tail(self) -> str:
+        """Return the end of standard error as text that can be shown and stored."""
+        return printable(self._tail.decode("utf-8", "replace"))
 
 
 _End = tuple[ChildEnd, bytes | None, str]
@@ -180,44 +224,42 @@ class _Watch:
     """Waits for a child's answer within its limits."""
 
     process: subprocess.Popen[bytes]
-    read_fd: int
+    pipes: _Pipes
     limits: ChildLimits
     started_s: float
     cancelled: threading.Event | None
     oom_kills_before: int
 
     def wait(self) -> _End:
-        received = bytearray()
-        while True:
+        closed_s: float | None = None
+        while not _has_ended(self.process):
             if (over := self._over_a_limit()) is not None:
                 return over
-            if not select.select([self.read_fd], [], [], _POLL_S)[0]:
-                continue
-            chunk = os.read(self.read_fd, 65536)
-            if not chunk:
-                return self._judge(bytes(received))
-            received += chunk
-            if len(received) > self.limits.answer_bytes:
-                reason = f"answered more than {self.limits.answer_bytes} bytes and was killed"
-                return ChildEnd.GARBAGE, None, reason
+            if closed_s is not None and time.monotonic() - closed_s > _EXIT_GRACE_S:
+                reason = f"closed its answer pipe but did not exit within {_EXIT_GRACE_S:g} s"
+                return ChildEnd.TIMEOUT, None, reason
+            self.pipes.read(_POLL_S if closed_s is None else _CLOSED_POLL_S)
+            if closed_s is None and self.pipes.answer_ended:
+                closed_s = time.monotonic()
+        self.pipes.drain()
+        return self._judge()
 
     def _over_a_limit(self) -> _End | None:
         if self.cancelled is not None and self.cancelled.is_set():
             return ChildEnd.CANCELLED, None, "was cancelled"
         if time.monotonic() - self.started_s > self.limits.timeout_s:
             return ChildEnd.TIMEOUT, None, f"gave no answer in {self.limits.timeout_s:g} s and was killed"
+        if self.pipes.too_long:
+            return ChildEnd.GARBAGE, None, f"answered more than {self.limits.answer_bytes} bytes and was killed"
         if (resident := resident_bytes(self.process.pid)) > self.limits.memory_bytes:
             reason = f"used {resident} bytes of memory, allowed {self.limits.memory_bytes}, and was killed"
             return ChildEnd.OUT_OF_MEMORY, None, reason
         return None
 
-    def _judge(self, received: bytes) -> _End:
-        """Return how a child ended that has closed its answer pipe."""
-        try:
-            code = self.process.wait(timeout=_EXIT_GRACE_S)
-        except subprocess.TimeoutExpired:
-            reason = f"closed its answer pipe but did not exit within {_EXIT_GRACE_S:g} s"
-            return ChildEnd.TIMEOUT, None, reason
+    def _judge(self) -> _End:
+        """Return how a child ended that has ended."""
+        _kill_group(self.process)
+        code = self.process.wait()
         if code < 0:
             return self._judge_signal(-code)
         if code == OUT_OF_MEMORY_EXIT:
@@ -225,9 +267,11 @@ class _Watch:
             return ChildEnd.OUT_OF_MEMORY, None, reason
         if code != 0:
             return ChildEnd.EXITED, None, f"exited with code {code} before answering"
-        if not received:
+        if self.pipes.too_long:
+            return ChildEnd.GARBAGE, None, f"answered more than {self.limits.answer_bytes} bytes"
+        if not self.pipes.answer:
             return ChildEnd.GARBAGE, None, "exited without an answer"
-        return ChildEnd.ANSWERED, received, "answered"
+        return ChildEnd.ANSWERED, bytes(self.pipes.answer), "answered"
 
     def _judge_signal(self, number: int) -> _End:
         if number == signal.SIGKILL and _oom_kills() > self.oom_kills_before:
@@ -252,11 +296,25 @@ def _signal_name(number: int) -> str:
         return "unknown signal"
 
 
+def _has_ended(process: subprocess.Popen[bytes]) -> bool:
+    """Tell whether a child has ended, without collecting it: its group's number stays its own until then."""
+    if process.returncode is not None:
+        return True
+    if not hasattr(os, "waitid"):  # macOS before Python 3.13
+        return process.poll() is not None
+    return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
+def _kill_group(process: subprocess.Popen[bytes]) -> None:
+    """Kill a child that still runs, and whatever it started that stayed in its group."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS answers the latter for a group of zombies
+        os.killpg(process.pid, signal.SIGKILL)
+
+
 def _reap(process: subprocess.Popen[bytes]) -> None:
-    """Kill a child that still runs, with everything it started, and collect it."""
-    if process.poll() is None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+    """Kill a child with everything it started, and collect it."""
+    if process.returncode is None:
+        _kill_group(process)
     process.wait()
 
 

@@ -193,6 +193,59 @@ def test_what_a_killed_child_started_is_killed_with_it(fifo: Path) -> None:
     os.close(held[0])
 
 
+LEAVE_BEHIND = """
+alive = open({fifo!r}, 'w')
+if os.fork() == 0:
+    {first}
+    os._exit(0)
+"""
+"""Leaves a process behind that holds the child's pipes; the fifo stays open while one of the two lives."""
+
+
+@pytest.mark.parametrize(
+    ("last", "end"),
+    [
+        ("return b'answer'", ChildEnd.ANSWERED),
+        ("os._exit(5)", ChildEnd.EXITED),
+        ("os.kill(os.getpid(), signal.SIGSEGV)", ChildEnd.CRASHED),
+    ],
+)
+def test_a_process_left_behind_with_the_pipes_hides_no_end_and_is_killed(last: str, end: ChildEnd, fifo: Path) -> None:
+    held = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    outcome = outcome_of(LEAVE_BEHIND.format(fifo=str(fifo), first="time.sleep(15)") + last)
+    assert outcome.end is end
+    assert closed_at_the_other_end(held)
+    assert outcome.duration_s < 3
+    os.close(held)
+
+
+def test_a_process_that_left_the_childs_group_holds_up_nothing(fifo: Path) -> None:
+    threads = threading.active_count()
+    held = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    outcome = outcome_of(LEAVE_BEHIND.format(fifo=str(fifo), first="os.setsid(); time.sleep(3)") + "return b'answer'")
+    assert outcome.answer == b"answer"
+    assert outcome.duration_s < 3
+    assert threading.active_count() == threads
+    os.close(held)
+
+
+def test_a_child_that_closes_its_pipes_and_lives_is_killed_at_its_time_limit() -> None:
+    outcome = outcome_of("os.closerange(1, 64)\ntime.sleep(600)", ChildLimits(timeout_s=0.5))
+    assert outcome.end is ChildEnd.TIMEOUT
+    assert outcome.duration_s < 5
+
+
+def test_a_child_that_never_stops_talking_is_read_and_forgotten() -> None:
+    outcome = outcome_of("line = b'x' * 65536\nfor _ in range(1600):\n    os.write(2, line)\nos._exit(4)")
+    assert outcome.end is ChildEnd.EXITED
+    assert len(outcome.stderr_tail) == 8192
+
+
+def test_last_words_hold_nothing_that_steers_a_terminal_or_that_a_database_refuses() -> None:
+    outcome = outcome_of("os.write(2, b'\\x1b[31mred\\x1b[0m \\x00\\x07\\xff end\\n')\nos._exit(4)")
+    assert outcome.stderr_tail == "red \ufffd\ufffd\ufffd end\n"
+
+
 def test_a_child_dies_with_a_parent_that_is_killed(fifo: Path) -> None:
     argv = child(f"alive = open({str(fifo)!r}, 'w')\nalive.write('up')\nalive.flush()\ntime.sleep(600)")
     start = f"from edgefleet_contract.child import *; run_child({argv!r}, b'', ChildLimits())"
