@@ -1,6 +1,8 @@
 """Every model × every variant: built or refused, and how it compares with its source here.
 
-Models come from a manifest: `EDGEFLEET_MANIFEST`, or the quick-start's. With `BENCH_WRITE=1` the table is written to
+Models come from a manifest: `EDGEFLEET_MANIFEST`, or the quick-start's; `BENCH_MODELS` names some of them, and
+`BENCH_VARIANTS` how the names of the variants begin, both parted by commas. Each model is printed when it is done, and
+with `BENCH_HOME`, a folder, what an earlier run built is not built again. With `BENCH_WRITE=1` the table is written to
 docs/coverage.md.
 """
 
@@ -9,13 +11,14 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pydantic import TypeAdapter
 
 from bench.conditions import conditions
 from edgefleet_contract.child import ChildLimits, ChildOutcome, run_child
+from edgefleet_contract.errors import UserInputError
 from edgefleet_contract.job import Answer, BenchAnswer, BenchJob, LatencyBudget
 from edgefleet_contract.units import format_bytes
 from edgefleet_controller.compile.registry import all_buildable
@@ -28,14 +31,16 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "coverage.md"
 HEAD = "| model | variant | verdict | size | worst SQNR dB | agreement | metric | p50 here ms | ran as |"
 WORKER = (sys.executable, "-m", "edgefleet_agent.worker")
-MAX_REASON_CHARS = 220
+MAX_REASON_CHARS = 300
 
 
 def main() -> None:
     """Build, measure and print."""
     manifest = Path(os.environ.get("EDGEFLEET_MANIFEST", ROOT / "manifests" / "examples" / "quickstart.yaml"))
-    lines = list(table(manifest))
-    print("\n".join(lines))
+    lines = []
+    for each in table(manifest):
+        lines.append(each)
+        print(each, flush=True)
     if os.environ.get("BENCH_WRITE") == "1":
         PAGE.write_text("\n".join([TITLE, *lines, ""]), encoding="utf-8")
 
@@ -50,24 +55,56 @@ artifact that ran there; where another engine stood in for the device's, it woul
 
 def table(manifest: Path) -> Iterator[str]:
     """Yield the lines of the table, and below it why what was refused was refused."""
+    yield HEAD
+    yield "|" + "---|" * (HEAD.count("|") - 1)
+    refused: list[str] = []
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Workbench(FleetHome(Path(os.environ.get("BENCH_HOME", folder), "home")))
+        for wanted in models(manifest):
+            try:
+                rows = bench.build([wanted], lambda *_: None, Path(folder, "out")).builds
+            except UserInputError as error:
+                yield f"| {wanted.name} | every variant | refused | | | | | | |"
+                refused.append(f"- `{wanted.name}`: {short(str(error))}")
+                continue
+            yield from map(line, rows)
+            refused += reasons(rows)
+    yield ""
+    yield f"Conditions: {conditions()}, 1 thread."
+    yield ""
+    yield from refused
+
+
+def models(manifest: Path) -> list[Wanted]:
+    """Return the models of a manifest, or those of them that are asked for, each with its variants."""
     loaded = load_manifest(manifest)
     files = {text: found.path for text, found in resolve_files(loaded).items()}
-    variants = tuple(variant for variant in all_buildable() if not os.environ.get("BENCH_VARIANTS") or any(
-        variant.startswith(part) for part in os.environ["BENCH_VARIANTS"].split(",")
-    ))  # fmt: skip
-    wanted = [Wanted(name, spec, files, variants) for name, spec in loaded.manifest.models.items()]
-    with tempfile.TemporaryDirectory() as folder:
-        report = Workbench(FleetHome(Path(folder, "home"))).build(wanted, lambda *_: None, Path(folder, "out"))
-        yield HEAD
-        yield "|" + "---|" * (HEAD.count("|") - 1)
-        for row in report.builds:
-            yield line(row)
-        yield ""
-        yield f"Conditions: {conditions()}, 1 thread."
-    yield ""
-    for row in report.builds:
+    begins = tuple(os.environ.get("BENCH_VARIANTS", "").split(","))
+    variants = tuple(variant for variant in all_buildable() if variant.startswith(begins))
+    asked = os.environ.get("BENCH_MODELS", "")
+    return [
+        Wanted(name, spec, files, variants)
+        for name, spec in loaded.manifest.models.items()
+        if not asked or name in asked.split(",")
+    ]
+
+
+def reasons(rows: Sequence[BuildRow]) -> list[str]:
+    """Return why each refused variant was refused, variants of one reason together."""
+    by_reason: dict[str, list[BuildRow]] = {}
+    for row in rows:
         if row.verdict in {"failed", "unsupported"}:
-            yield f"- `{row.model}` `{row.variant}`: {(row.reason or '')[:MAX_REASON_CHARS]}"
+            by_reason.setdefault(row.reason or "", []).append(row)
+    return [
+        f"- `{alike[0].model}` {', '.join(f'`{row.variant}`' for row in alike)}: {short(reason)}"
+        for reason, alike in by_reason.items()
+    ]
+
+
+def short(reason: str) -> str:
+    """Return a reason as one line of bounded length."""
+    words = " ".join(reason.split())
+    return words if len(words) <= MAX_REASON_CHARS else f"{words[: MAX_REASON_CHARS - 1]}…"
 
 
 def line(row: BuildRow) -> str:
