@@ -6,31 +6,39 @@ Pure rules (what to try, the frontier, the choice) and, in `Tuner`, what runs th
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from pydantic import TypeAdapter, ValidationError
 
-from edgefleet_contract.artifact import ArtifactDocument, FileRole, HostCheck
-from edgefleet_contract.base import canonical_json
-from edgefleet_contract.child import ChildLimits, run_child
+from edgefleet_contract.artifact import FileRole, HostCheck
+from edgefleet_contract.base import canonical_json, clip_reason
+from edgefleet_contract.child import ChildLimits, ChildOutcome, run_child
 from edgefleet_contract.errors import UserInputError
-from edgefleet_contract.job import Answer, BenchAnswer, BenchJob, LatencyBudget
+from edgefleet_contract.job import Answer, BenchAnswer, BenchJob, ErrorAnswer, LatencyBudget
 from edgefleet_contract.tuning import Recipe, TunedModel, TunedPoint
 from edgefleet_contract.variant import parse_variant
 from edgefleet_controller.compile.steps import WORKER_ARGV
-from edgefleet_controller.workbench import BuildRow, Wanted, Workbench
+from edgefleet_controller.paired import Outcomes, compare, outcomes, p_value
+from edgefleet_controller.workbench import DOCUMENT, BuildRow, Wanted, Workbench, read_document
 
 SUFFIX = ".tuned.json"
 """A search's result lies beside its source under this ending, where `fleet apply` finds it."""
 MAX_TUNED_BYTES = 1024**2
 KEEP_SHARES = (0.05, 0.1, 0.2)
 METHODS = ("minmax", "entropy", "percentile", "mse")
-_SEARCHED = frozenset({("ort", "int8")})
-"""Runtimes and precisions whose builds follow recipes."""
+_TFLITE_METHODS = ("minmax", "smoothed")
+_PRODUCTS_ONLY = "minmax-products"
+_ATTENTION = frozenset({"Attention", "LayerNormalization", "MultiHeadAttention", "SkipLayerNormalization", "Softmax"})
 _SIZE_MATTERS = 0.01
+RISK = 0.05
+"""Chance of taking noise for a difference, for all comparisons of one variant together."""
+SQNR_NOISE_DB = 1.0
+"""Where outputs are no classes: differences of the worst sample below this count as none. One sample decides it."""
+_SAME_ACCURACY = 1e-6
+_DEFAULT = Recipe()
 _EXACT_DB = 200.0
 """Stands for outputs equal to the last bit, whose ratio is infinite; above every measured one."""
 _BENCH_TIMEOUT_S = 120.0
@@ -47,20 +55,33 @@ class TuneLimits:
         max_bytes: size of the model file.
         min_agreement: share of samples whose decision is the source's.
         max_p50_ms: latency here.
+        min_sqnr_db: signal to noise of the worst sample.
     """
 
     max_bytes: int | None = None
     min_agreement: float | None = None
     max_p50_ms: float | None = None
+    min_sqnr_db: float | None = None
 
 
-def recipes_for(variant: str) -> tuple[Recipe, ...]:
-    """Return the recipes worth trying for a variant; one, the default, where nothing can be chosen."""
+def recipes_for(variant: str, operators: Collection[str] = ()) -> tuple[Recipe, ...]:
+    """Return the recipes worth trying for a variant; one, the default, where nothing can be chosen.
+
+    Args:
+        variant: what is built.
+        operators: the source's types of operators, which tell whether there are products between norms.
+    """
     parts = parse_variant(variant)
-    if (parts.runtime, parts.precision) not in _SEARCHED:
-        return (Recipe(),)
-    by_method = [Recipe(calibration=method) for method in METHODS]
-    return (Recipe(), *by_method, *(Recipe(keep_share=share) for share in KEEP_SHARES))
+    attends = "MatMul" in operators and not _ATTENTION.isdisjoint(operators)
+    if (parts.runtime, parts.precision) == ("ort", "int8"):
+        off = [Recipe(smoothquant="off")] if attends else []
+        by_method = [Recipe(calibration=method) for method in METHODS]
+        return (Recipe(), *by_method, *(Recipe(keep_share=share) for share in KEEP_SHARES), *off)
+    if parts.runtime == "tflite" and parts.precision in {"int8", "int16x8"}:
+        products = attends and parts.engine in {"cpu", "xnnpack"}
+        methods = (*_TFLITE_METHODS, *([_PRODUCTS_ONLY] if products else []))
+        return (Recipe(), *(Recipe.model_validate({"calibration": method}) for method in methods))
+    return (Recipe(),)
 
 
 def accuracy_of(check: HostCheck | None) -> tuple[float | None, str | None]:
@@ -74,47 +95,95 @@ def accuracy_of(check: HostCheck | None) -> tuple[float | None, str | None]:
     return (check.worst_sqnr_db if check.worst_sqnr_db is not None else _EXACT_DB), "worst_sqnr_db"
 
 
-def with_frontier(points: Sequence[TunedPoint]) -> tuple[TunedPoint, ...]:
-    """Return the points with those marked that no other within the limits beats."""
-    eligible = [point for point in points if _eligible(point)]
-    return tuple(
-        point.model_copy(update={"frontier": _eligible(point) and not any(_beats(other, point) for other in eligible)})
-        for point in points
-    )
+@dataclass(frozen=True)
+class Noise:
+    """What the samples can tell apart.
+
+    Attributes:
+        right: variant and recipe → outcome of each sample, where outcomes are known.
+        tests_n: comparisons that share `RISK` (Bonferroni).
+    """
+
+    right: Mapping[tuple[str, Recipe], Outcomes] = field(default_factory=dict)
+    tests_n: int = 1
+
+    def differ(self, one: TunedPoint, other: TunedPoint) -> bool:
+        """Tell whether two accuracies differ by more than noise.
+
+        Without outcomes, the number of samples says the least that could make a difference; without that number any
+        difference counts.
+        """
+        gap = abs((one.accuracy or 0.0) - (other.accuracy or 0.0))
+        if one.accuracy_is == "worst_sqnr_db" or gap == 0.0:
+            return gap >= SQNR_NOISE_DB
+        ours, theirs = (self.right.get((each.variant, each.recipe)) for each in (one, other))
+        if ours is not None and theirs is not None and len(ours) == len(theirs):
+            return compare(ours, theirs) < RISK / self.tests_n
+        samples_n = min(one.samples_n, other.samples_n)
+        return samples_n == 0 or p_value(round(gap * samples_n), 0) < RISK / self.tests_n
+
+
+NO_OUTCOMES = Noise()
+
+
+def with_frontier(points: Sequence[TunedPoint], noise: Noise = NO_OUTCOMES) -> tuple[TunedPoint, ...]:
+    """Return the points with those marked that no other on the frontier beats.
+
+    A point that beats another never comes after it in order of latency, size and accuracy, so one pass finds them all.
+    """
+    front: list[TunedPoint] = []
+    for point in sorted((each for each in points if _eligible(each)), key=_costs):
+        if not any(_beats(other, point, noise) for other in front):
+            front.append(point)
+    return tuple(each.model_copy(update={"frontier": any(each is chosen for chosen in front)}) for each in points)
 
 
 def _eligible(point: TunedPoint) -> bool:
     return point.verdict in {"pass", "weak"} and point.within_limits and point.accuracy is not None
 
 
-def _beats(one: TunedPoint, other: TunedPoint) -> bool:
+def _beats(one: TunedPoint, other: TunedPoint, noise: Noise) -> bool:
     """Tell whether a point is at least as good in all that both have, and better in something."""
     if one.accuracy_is != other.accuracy_is or (one.p50_ms is None) != (other.p50_ms is None):
         return False
-    ours, theirs = _costs(one), _costs(other)
-    return all(a <= b for a, b in zip(ours, theirs, strict=True)) and ours != theirs
+    gain = (one.accuracy or 0.0) - (other.accuracy or 0.0)
+    costs = list(zip(_costs(one)[:2], _costs(other)[:2], strict=True))
+    if any(ours > theirs for ours, theirs in costs):
+        return False
+    if any(ours < theirs for ours, theirs in costs):
+        return gain >= 0 or not noise.differ(one, other)
+    return gain > 0
 
 
 def _costs(point: TunedPoint) -> tuple[float, float, float]:
-    return -(point.accuracy or 0.0), point.p50_ms or 0.0, float(point.size_bytes or 0)
+    return point.p50_ms or 0.0, float(point.size_bytes or 0), -(point.accuracy or 0.0)
 
 
-def choose_recipes(points: Iterable[TunedPoint]) -> dict[str, Recipe]:
+def choose_recipes(points: Iterable[TunedPoint], noise: Noise = NO_OUTCOMES) -> dict[str, Recipe]:
     """Return the recipe of each variant where one within the limits is better than the default.
 
-    Better is: more accurate; or as accurate and faster, intervals of p50 apart; or as accurate and over 1 % smaller.
+    Whatever is less accurate than the best by more than noise falls out. Of the rest the default stays, unless another
+    is faster, intervals of p50 apart, or as fast and over 1 % smaller.
     """
-    chosen: dict[str, TunedPoint] = {}
-    for point in sorted(points, key=lambda each: not each.recipe.is_default):
-        held = chosen.get(point.variant)
-        if _eligible(point) and (held is None or _is_better(point, held)):
-            chosen[point.variant] = point
+    by_variant: dict[str, list[TunedPoint]] = {}
+    for point in points:
+        if _eligible(point):
+            by_variant.setdefault(point.variant, []).append(point)
+    chosen = {variant: _chosen(each, noise) for variant, each in by_variant.items()}
     return {variant: point.recipe for variant, point in chosen.items() if not point.recipe.is_default}
 
 
-def _is_better(point: TunedPoint, held: TunedPoint) -> bool:
-    if (point.accuracy or 0.0) != (held.accuracy or 0.0):
-        return (point.accuracy or 0.0) > (held.accuracy or 0.0)
+def _chosen(points: Sequence[TunedPoint], noise: Noise) -> TunedPoint:
+    noise = replace(noise, tests_n=max(1, len(points) - 1))
+    best = max(points, key=lambda each: (each.accuracy or 0.0, each.recipe.is_default))
+    equal = [each for each in points if each is best or not noise.differ(each, best)]
+    held, *others = sorted(equal, key=lambda each: (not each.recipe.is_default, -(each.accuracy or 0.0)))
+    for point in others:
+        held = point if _is_cheaper(point, held) else held
+    return held
+
+
+def _is_cheaper(point: TunedPoint, held: TunedPoint) -> bool:
     if point.ci95_p50_ms is not None and held.ci95_p50_ms is not None:
         if point.ci95_p50_ms[1] < held.ci95_p50_ms[0]:
             return True
@@ -130,52 +199,61 @@ class Tuner:
         self._bench = bench
 
     def search(self, wanted: Wanted, limits: TuneLimits, tell: Tell) -> TunedModel:
-        """Build every recipe of every variant, time what runs here, and choose.
+        """Build every variant by default, then by every other recipe; time what runs here, and choose.
+
+        Recipes of what a variant is refused for, and the one its default came to by itself, are left out. What was
+        built before is found again, so a search that was interrupted goes on where it stopped.
 
         Raises:
             UserInputError: the source or its samples cannot be used.
         """
-        asked = [(variant, recipe) for variant in wanted.variants for recipe in recipes_for(variant)]
         with TemporaryDirectory(prefix="edgefleet-tune-") as folder:
-            rows = self._bench.build_recipes(wanted, asked, tell, Path(folder))
+            first = [(variant, Recipe()) for variant in wanted.variants]
+            built = self._bench.build_recipes(wanted, first, tell, Path(folder, "default"))
+            operators = self._bench.operators_of(wanted)
+            more = [(row.variant, recipe) for row in built for recipe in _alternatives(row, operators)]
+            rows = [*built, *self._bench.build_recipes(wanted, more, tell, Path(folder, "recipes"))]
+            asked = [*first, *more]
             points = [self._point(row, recipe, limits, tell) for row, (_, recipe) in zip(rows, asked, strict=True)]
-        source = self._bench.digest_of(wanted.files[wanted.spec.source])
-        marked = with_frontier(points)
+            noise = Noise(_outcomes(rows, points), tests_n=max(1, len(points) - 1))
+        marked = with_frontier(points, noise)
         return TunedModel(
             model=wanted.name,
-            source=source,
+            source=self._bench.digest_of(wanted.files[wanted.spec.source]),
             conditions=f"{platform.machine()}, {platform.system()} {platform.release()}, 1 thread",
             points=marked,
-            recipes=choose_recipes(marked),
+            recipes=choose_recipes(marked, noise),
         )
 
     def _point(self, row: BuildRow, recipe: Recipe, limits: TuneLimits, tell: Tell) -> TunedPoint:
         accuracy, accuracy_is = accuracy_of(row.parity)
         timed = self._timed(row, tell)
+        latency = timed.latency if isinstance(timed, BenchAnswer) else None
         point = TunedPoint.model_validate(
             {
                 "variant": row.variant,
                 "recipe": recipe,
                 "verdict": row.verdict,
-                "reason": row.reason,
+                "reason": row.reason or (timed if isinstance(timed, str) else None),
                 "artifact": row.artifact,
                 "size_bytes": row.bytes,
                 "accuracy": accuracy,
                 "accuracy_is": accuracy_is,
-                "p50_ms": timed.latency.p50_ms if timed else None,
-                "ci95_p50_ms": timed.latency.ci95_p50_ms if timed else None,
-                "n": timed.latency.n if timed else 0,
+                "samples_n": row.parity.n_samples if row.parity else 0,
+                "p50_ms": latency.p50_ms if latency else None,
+                "ci95_p50_ms": latency.ci95_p50_ms if latency else None,
+                "n": latency.n if latency else 0,
             }
         )
         return point.model_copy(update={"within_limits": _within(point, row.parity, limits)})
 
-    def _timed(self, row: BuildRow, tell: Tell) -> BenchAnswer | None:
-        """Time an artifact where this machine ran the very variant; else None."""
+    def _timed(self, row: BuildRow, tell: Tell) -> BenchAnswer | str | None:
+        """Time an artifact; return why that failed, or None where this machine did not run the very variant."""
         if row.file is None or row.parity is None or row.parity.ran_as != row.variant:
             return None
         tell("qualify", f"{row.model} {row.variant}", "timing it", 0.0, 1.0)
         folder = Path(row.file).parent
-        document = ArtifactDocument.model_validate_json((folder / "artifact.json").read_bytes())
+        document = read_document(folder / DOCUMENT)
         samples = document.file(FileRole.SAMPLES)
         job = BenchJob.model_validate(
             {
@@ -188,20 +266,59 @@ class Tuner:
         )
         outcome = run_child(WORKER_ARGV, job.model_dump_json().encode(), ChildLimits(timeout_s=_BENCH_TIMEOUT_S))
         tell("qualify", f"{row.model} {row.variant}", "timed", 1.0, 1.0)
-        try:
-            answer = _ANSWER.validate_json(outcome.answer or b"")
-        except ValidationError:
-            return None
-        return answer if isinstance(answer, BenchAnswer) else None
+        return _bench_answer(outcome)
+
+
+def _bench_answer(outcome: ChildOutcome) -> BenchAnswer | str:
+    """Return what a bench child measured, or why it did not."""
+    if outcome.answer is None:
+        return clip_reason(f"not timed: its process {outcome.reason}")
+    try:
+        answer = _ANSWER.validate_json(outcome.answer)
+    except ValidationError:
+        return "not timed: its process answered what is no answer"
+    if isinstance(answer, BenchAnswer):
+        return answer
+    return clip_reason(f"not timed: {answer.reason if isinstance(answer, ErrorAnswer) else answer.kind}")
+
+
+def _alternatives(row: BuildRow, operators: Collection[str]) -> list[Recipe]:
+    """Return the recipes to try besides the default, which came to this row."""
+    if row.verdict == "unsupported":
+        return []
+    method = read_document(Path(row.file).parent / DOCUMENT).options.get("calibration") if row.file else None
+    found = recipes_for(row.variant, operators)[1:]
+    return [each for each in found if method is None or each != _DEFAULT.model_copy(update={"calibration": method})]
+
+
+def _outcomes(rows: Sequence[BuildRow], points: Sequence[TunedPoint]) -> dict[tuple[str, Recipe], Outcomes]:
+    """Return the outcomes of all points whose files tell what their accuracy says."""
+    found: dict[tuple[str, Recipe], Outcomes] = {}
+    for row, point in zip(rows, points, strict=True):
+        if row.file is None or point.accuracy is None or point.accuracy_is in {None, "worst_sqnr_db"}:
+            continue
+        each = outcomes(Path(row.file).parent, "metric" if point.accuracy_is == "metric" else "agreement")
+        if each and abs(sum(each) / len(each) - point.accuracy) < _SAME_ACCURACY:
+            found[point.variant, point.recipe] = each
+    return found
 
 
 def _within(point: TunedPoint, check: HostCheck | None, limits: TuneLimits) -> bool:
     agreement = check.agreement if check is not None else None
-    return (
+    return _exact_enough(check, limits.min_sqnr_db) and (
         (limits.max_bytes is None or (point.size_bytes is not None and point.size_bytes <= limits.max_bytes))
         and (limits.min_agreement is None or (agreement is not None and agreement >= limits.min_agreement))
         and (limits.max_p50_ms is None or (point.p50_ms is not None and point.p50_ms <= limits.max_p50_ms))
     )
+
+
+def _exact_enough(check: HostCheck | None, min_sqnr_db: float | None) -> bool:
+    """Tell whether the worst sample reaches a limit; one that is equal to the last bit reaches any."""
+    if min_sqnr_db is None:
+        return True
+    if check is None or check.verdict is None:
+        return False
+    return check.worst_sqnr_db is None or check.worst_sqnr_db >= min_sqnr_db
 
 
 def write_tuned(tuned: TunedModel, path: Path) -> None:

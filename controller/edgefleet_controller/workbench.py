@@ -149,6 +149,10 @@ class Workbench:
             for index, (item, outcome) in enumerate(zip(items, outcomes, strict=True))
         )
 
+    def operators_of(self, wanted: Wanted) -> frozenset[str]:
+        """Return the types of operators in a model. Raises UserInputError as `build` does."""
+        return frozenset(self._checked(wanted).model.operators)
+
     def digest_of(self, path: Path) -> str:
         """Return the content address of a file, which is kept as a blob. Raises UserInputError."""
         return self._blobs.put_file(path)

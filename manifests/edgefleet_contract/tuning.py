@@ -9,7 +9,9 @@ from pydantic import Field
 from edgefleet_contract.base import ByteCount, Digest, Name, Reason, Record, Share
 from edgefleet_contract.variant import VariantName
 
-CalibrationMethod = Literal["best", "minmax", "entropy", "percentile", "mse"]
+CalibrationMethod = Literal["best", "minmax", "entropy", "percentile", "mse", "smoothed", "minmax-products"]
+"""`smoothed` (a moving average of ranges) and `minmax-products` (integers in products only) are TFLite's; `entropy`,
+`percentile` and `mse` are ONNX Runtime's."""
 MAX_POINTS = 1024
 
 
@@ -50,12 +52,15 @@ class TunedPoint(Record):
     accuracy: float | None = None
     """In `accuracy_is`, higher is better."""
     accuracy_is: Literal["metric", "agreement", "worst_sqnr_db"] | None = None
+    samples_n: Annotated[int, Field(ge=0)] = 0
+    """Golden samples the accuracy was found on; 0: not known."""
     p50_ms: Annotated[float, Field(ge=0)] | None = None
     """On this machine; None where the variant does not run here."""
     ci95_p50_ms: tuple[float, float] | None = None
     n: Annotated[int, Field(ge=0)] = 0
     frontier: bool = False
-    """Whether no other point within the limits is at least as good in accuracy, latency and size, and better in one."""
+    """Whether no other on the frontier is at least as good in accuracy, latency and size, and better in one; accuracies
+    that the samples cannot tell apart count as equal."""
     within_limits: bool = True
 
 

@@ -5,15 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 
 from edgefleet_contract.errors import UserInputError
 from edgefleet_contract.tuning import Recipe, TunedModel, TunedPoint
 from edgefleet_controller.cli.render_tune import verdict_of
+from edgefleet_controller.paired import outcomes, p_value
 from edgefleet_controller.tuning import (
     SUFFIX,
+    Noise,
     choose_recipes,
     read_tuned,
     recipes_beside,
@@ -44,9 +48,102 @@ def test_what_was_never_built_is_not_said_to_be_over_a_limit(verdict: str, withi
 ENTROPY, MSE = Recipe(calibration="entropy"), Recipe(calibration="mse")
 
 
-def test_only_static_int8_of_onnx_runtime_leaves_something_to_choose() -> None:
-    assert recipes_for("ort/cpu/fp32") == (Recipe(),)
-    assert len(recipes_for("ort/cpu/int8")) == len(set(map(str, recipes_for("ort/cpu/int8")))) == 8
+ATTENTION = {"MatMul", "Softmax"}
+
+
+@pytest.mark.parametrize(
+    ("variant", "operators", "recipes_n"),
+    [
+        ("ort/cpu/fp32", ATTENTION, 1),
+        ("ort/cpu/int8", {"Conv", "Softmax"}, 8),
+        ("ort/cpu/int8", ATTENTION, 9),
+        ("tflite/xnnpack/fp16", ATTENTION, 1),
+        ("tflite/xnnpack/int8-dynamic", ATTENTION, 1),
+        ("tflite/xnnpack/int8", {"Conv"}, 3),
+        ("tflite/cpu/int16x8", ATTENTION, 4),
+        ("tflite/edgetpu/int8", ATTENTION, 3),
+    ],
+)
+def test_what_is_tried_follows_what_a_build_leaves_to_choose(variant: str, operators: set[str], recipes_n: int) -> None:
+    recipes = recipes_for(variant, operators)
+    assert recipes[0] == Recipe()
+    assert len(set(map(str, recipes))) == len(recipes) == recipes_n
+
+
+@pytest.mark.parametrize(
+    ("one_n", "other_n", "expected"), [(0, 0, 1.0), (1, 0, 1.0), (5, 0, 0.0625), (6, 0, 0.03125), (8, 1, 0.0390625)]
+)
+def test_a_difference_is_judged_by_the_samples_only_one_is_right_on(one_n: int, other_n: int, expected: float) -> None:
+    assert p_value(one_n, other_n) == p_value(other_n, one_n) == pytest.approx(expected)
+
+
+@given(st.integers(0, 400), st.integers(0, 400))
+def test_the_paired_test_agrees_with_the_binomial_test_of_scipy(one_n: int, other_n: int) -> None:
+    if one_n + other_n:
+        assert p_value(one_n, other_n) == pytest.approx(binomtest(one_n, one_n + other_n).pvalue, abs=1e-9)
+
+
+RIGHT = (True,) * 100
+
+
+def wrong(*places: int) -> tuple[bool, ...]:
+    return tuple(place not in places for place in range(100))
+
+
+def test_one_sample_more_is_noise_so_the_default_stays_or_the_cheaper_is_chosen() -> None:
+    default = point(0.99, 1.0, 100, samples_n=100)
+    better, cheaper = (
+        point(1.0, 1.0, 100, samples_n=100, recipe=ENTROPY),
+        point(0.98, 0.5, 100, samples_n=100, recipe=MSE),
+    )
+    assert choose_recipes([default, better]) == {}
+    assert choose_recipes([default, better, cheaper]) == {"ort/cpu/int8": MSE}
+    assert [each.frontier for each in with_frontier([default, better, cheaper])] == [False, False, True]
+
+
+def test_outcomes_decide_where_counts_alone_leave_it_open() -> None:
+    """Ten samples fewer: telling when the others are the same, noise when as many others are gained."""
+    default, other = point(1.0, 1.0, 100, samples_n=100), point(0.9, 0.5, 100, samples_n=100, recipe=MSE)
+    keys = [("ort/cpu/int8", each.recipe) for each in (default, other)]
+    told = Noise(dict(zip(keys, (RIGHT, wrong(*range(10))), strict=True)))
+    assert choose_recipes([default, other], told) == {}
+    unlike = Noise(dict(zip(keys, (wrong(*range(20, 60)), wrong(*range(50))), strict=True)))
+    assert choose_recipes([default, other], unlike) == {"ort/cpu/int8": MSE}
+
+
+def test_decibels_within_one_of_each_other_are_equal() -> None:
+    default = point(30.0, 1.0, 100, accuracy_is="worst_sqnr_db")
+    near, far = (point(db, 1.0, 100, accuracy_is="worst_sqnr_db", recipe=MSE) for db in (30.9, 31.1))
+    assert choose_recipes([default, near]) == {}
+    assert choose_recipes([default, far]) == {"ort/cpu/int8": MSE}
+
+
+@given(st.lists(st.tuples(st.integers(80, 100), st.integers(1, 4), st.integers(1, 4)), min_size=1, max_size=12))
+def test_with_noise_too_whatever_is_off_the_frontier_is_beaten_by_one_on_it(
+    figures: list[tuple[int, int, int]],
+) -> None:
+    points = [point(right_n / 100, float(b), c, samples_n=100) for right_n, b, c in figures]
+    front = [each for each in with_frontier(points) if each.frontier]
+    for each in points:
+        assert any(
+            ((o.accuracy or 0) >= (each.accuracy or 0) or not Noise().differ(o, each))
+            and (o.p50_ms or 0) <= (each.p50_ms or 0)
+            and (o.size_bytes or 0) <= (each.size_bytes or 0)
+            for o in front
+        )
+
+
+def test_outcomes_are_read_from_an_artifacts_folder(tmp_path: Path) -> None:
+    scores = np.eye(4, dtype=np.float32)
+    np.savez(tmp_path / "source_outputs.npz", y=scores)
+    np.savez(tmp_path / "artifact_outputs.npz", y=scores[[0, 1, 2, 2]])
+    np.savez(tmp_path / "samples.npz", x=scores, labels=np.array([0, 3, 2, 2]))
+    assert outcomes(tmp_path, "agreement") == (True, True, True, False)
+    assert outcomes(tmp_path, "metric") == (True, False, True, True)
+    np.savez(tmp_path / "artifact_outputs.npz", y=scores[:, :1])
+    assert outcomes(tmp_path, "agreement") is None
+    (tmp_path / "samples.npz").write_bytes(b"no")
+    assert outcomes(tmp_path, "metric") is None
 
 
 def test_a_point_worse_in_everything_is_not_on_the_frontier() -> None:

@@ -52,10 +52,12 @@ def build(
     form: FormatOption = "table",
 ) -> None:
     """Build a model's artifacts here and check each against its source; exit 0 when at least one is good."""
+    from edgefleet_controller.cli.places import require_writable_folder
     from edgefleet_controller.cli.render_build import draw_builds
     from edgefleet_controller.workbench import Workbench
 
     settings: Settings = ctx.obj
+    require_writable_folder(out, "--out")
     if file.suffix in MANIFESTS:
         _refuse_model_options(samples=samples, calibration=calibration, task=task, preprocess_from=preprocess_from)
         wanted = of_manifest(file, variants_of(variant))

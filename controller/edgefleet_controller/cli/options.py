@@ -45,11 +45,15 @@ def parsed(text: str, option: str, parse: Callable[[str], T]) -> T:
 
 def existing_file(path: Path, what: str) -> str:
     """Return an existing, readable file as an absolute path. Raises UserInputError naming the argument."""
+    from edgefleet_controller.resolve import MAX_SOURCE_BYTES
+
     if not path.is_file():
         kind = "not a file" if path.exists() else "no such file"
         raise UserInputError(f"{what}: {kind}: {path}")
     if not os.access(path, os.R_OK):
         raise UserInputError(f"{what}: cannot be read: {path}", next_step="check its permissions")
+    if (size_bytes := path.stat().st_size) > MAX_SOURCE_BYTES:
+        raise UserInputError(f"{what}: {path} has {size_bytes} bytes; allowed: {MAX_SOURCE_BYTES}")
     return str(path.resolve())
 
 

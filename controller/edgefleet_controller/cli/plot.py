@@ -23,8 +23,9 @@ table{{border-collapse:collapse}}td,th{{padding:.2rem .8rem;text-align:left;bord
 tr.frontier{{font-weight:600}}svg{{max-width:100%;height:auto}}</style></head>
 <body><h1>{title}</h1><p>{conditions}</p>{picture}
 <table><thead><tr><th>variant</th><th>recipe</th><th>verdict</th><th>accuracy</th><th>p50</th><th>size</th></tr></thead>
-<tbody>{rows}</tbody></table><p>Bold rows are on the frontier: no other point is as accurate, as fast and as small, and
-better in one. The area of a dot is the size of the model file.</p></body></html>
+<tbody>{rows}</tbody></table><p>Bold rows are on the frontier: no other there is as accurate, as fast and as small, and
+better in one; accuracies that these samples cannot tell apart count as equal.
+The area of a dot is the size of the model file.</p></body></html>
 """
 
 

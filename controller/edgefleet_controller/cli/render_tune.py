@@ -25,11 +25,14 @@ def draw_tuned(console: Console, tuned: TunedModel) -> None:
         right=["accuracy", "p50 here", "size"],
         fixed=["variant", "accuracy", "p50 here", "size"],
     )
-    console.print("\n* on the frontier: no other point is as accurate, as fast and as small, and better in one")
+    console.print(
+        "\n* on the frontier: no other there is as accurate, as fast and as small, and better in one;\n"
+        "  accuracies that these samples cannot tell apart count as equal"
+    )
     for variant, recipe in tuned.recipes.items():
         console.print(f"chosen for {variant}: {recipe.words}", soft_wrap=True)
     for point in points:
-        if point.reason and point.verdict in {"failed", "unsupported"}:
+        if point.reason and (point.verdict in {"failed", "unsupported"} or point.reason.startswith("not timed")):
             console.print(f"{point.variant}{_recipe(point)}: {point.reason[:300]}", soft_wrap=True)
 
 

@@ -50,19 +50,22 @@ def tune(
 ) -> None:
     """Build a model in many ways, measure accuracy, latency and size, and keep the best recipe for each variant."""
     from edgefleet_controller.cli.building import with_events
+    from edgefleet_controller.cli.places import require_writable
     from edgefleet_controller.cli.render_tune import draw_tuned
     from edgefleet_controller.tuning import SUFFIX, Tuner, write_tuned
     from edgefleet_controller.workbench import Workbench
 
     settings: Settings = ctx.obj
     check_plot(plot)
-    limits = _limits(max_size, max_p50, min_agreement)
     wanted = _wanted(model, targets, samples, preprocess_from)
+    limits = with_accept(_limits(max_size, max_p50, min_agreement), model, wanted.name)
     source = wanted.files[wanted.spec.source]
-    tuner = Tuner(Workbench(settings.home(source), workers))
-    tuned = with_events(lambda tell: tuner.search(wanted, limits, tell))
     beside = source.with_name(source.name + SUFFIX)
     dest = out or beside
+    for option, file in (("--out", dest), ("--plot", plot)):
+        require_writable(file, option)
+    tuner = Tuner(Workbench(settings.home(source), workers))
+    tuned = with_events(lambda tell: tuner.search(wanted, limits, tell))
     write_tuned(tuned, dest)
     if plot is not None:
         from edgefleet_controller.cli.plot import write_plot
@@ -82,7 +85,7 @@ def check_plot(plot: Path | None) -> None:
 
 
 def targets_of(text: str) -> tuple[str, ...]:
-    """Return the variants of `runtime/engine` (every precision that is chosen by itself) or of full variants.
+    """Return the variants of `runtime/engine` (in every precision it is built in) or of full variants.
 
     Raises:
         UserInputError: one is neither, or nothing is left.
@@ -93,9 +96,7 @@ def targets_of(text: str) -> tuple[str, ...]:
     buildable = all_buildable()
     found: list[str] = []
     for part in (each.strip() for each in text.split(",")):
-        of_target = [
-            variant for variant in buildable if variant.rpartition("/")[0] == part and "int16x8" not in variant
-        ]
+        of_target = [variant for variant in buildable if variant.rpartition("/")[0] == part]
         try:
             found += of_target or [str(parse_variant(part))]
         except ValueError as error:
@@ -117,6 +118,32 @@ def _limits(max_size: str | None, max_p50: str | None, min_agreement: float | No
     except ValueError as error:
         msg = f"--max-size or --max-p50: {error}"
         raise UserInputError(msg) from error
+
+
+def with_accept(limits: TuneLimits, model: str, name: str) -> TuneLimits:
+    """Return the limits with what a manifest accepts of its model, where no option says it.
+
+    The strictest of its deployments counts. Latency and memory are left out: they are limits for devices.
+    """
+    from dataclasses import replace
+
+    from edgefleet_controller.cli.building import MANIFESTS
+    from edgefleet_controller.cli.options import split_model
+    from edgefleet_controller.load import load_manifest
+
+    file, _ = split_model(model)
+    if Path(file).suffix not in MANIFESTS:
+        return limits
+    deployments = load_manifest(Path(file)).manifest.deployments
+    parities = [each.accept.parity for each in deployments if each.model == name]
+    agreements = [each.min_agreement for each in parities if each.min_agreement is not None]
+    decibels = [each.min_sqnr_db for each in parities if each.min_sqnr_db is not None]
+    said = limits.min_agreement
+    return replace(
+        limits,
+        min_agreement=said if said is not None else max(agreements, default=None),
+        min_sqnr_db=max(decibels, default=None),
+    )
 
 
 def _wanted(model: str, targets: str, samples: Path | None, preprocess_from: str | None) -> Wanted:

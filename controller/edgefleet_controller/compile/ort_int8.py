@@ -21,7 +21,7 @@ from edgefleet_controller.compile.calibrate import (
     score_file,
 )
 from edgefleet_controller.compile.calibrate_qdq import WEIGHTED, is_symmetric, is_transformer, layers, write_qdq
-from edgefleet_controller.compile.calibrate_ranges import observe, ranges_by
+from edgefleet_controller.compile.calibrate_ranges import METHODS, observe, ranges_by
 from edgefleet_controller.compile.calibrate_target import Target
 from edgefleet_controller.compile.fault import CompileFaultError
 from edgefleet_controller.compile.onnx_graph import none_found
@@ -43,11 +43,14 @@ def quantize(request: BuildRequest, inputs: tuple[TensorSpec, ...], layout: QdqL
     plain = measure(request, inputs, layout)
     _check_layers(plain.model)
     recipe = request.recipe
+    if recipe.calibration not in {"best", *METHODS}:
+        reason = f"calibration {recipe.calibration} is not ONNX Runtime's; allowed: best, {', '.join(METHODS)}"
+        raise CompileFaultError("variant", reason, family="unsupported")
     scored = by_methods(plain, only=recipe.calibration)
     best, measured = max(scored, key=lambda each: each.score.rank), plain
     options = options_of(best, scored, plain)
     if recipe.smoothquant == "auto" and is_transformer(plain.model) and smooth.products(plain.model):
-        best, measured, more = _smoothed(plain, best)
+        best, measured, more = _smoothed(plain, best, recipe.calibration)
         options |= more
     target = Target("int8", request.task)
     if recipe.keep_share is not None:
@@ -69,8 +72,8 @@ def _check_layers(model: onnx.ModelProto) -> None:
     raise CompileFaultError("variant", reason, family="unsupported")
 
 
-def _smoothed(plain: Measured, best: Scored) -> tuple[Scored, Measured, dict[str, OptionValue]]:
-    """Return the better of plain and smoothed, and the figures of both."""
+def _smoothed(plain: Measured, best: Scored, calibration: str) -> tuple[Scored, Measured, dict[str, OptionValue]]:
+    """Return the better of plain and smoothed by a calibration method, or the best of all, and the figures of both."""
     with quantisation_faults():
         absmax = smooth.channel_absmax(plain.model, plain.feeds)
         tried = {strength: _at_strength(plain, smooth.smooth(plain.model, absmax, strength).model, strength)
@@ -78,7 +81,7 @@ def _smoothed(plain: Measured, best: Scored) -> tuple[Scored, Measured, dict[str
         strength = max(tried, key=lambda each: tried[each])
         made = smooth.smooth(plain.model, absmax, strength)
         measured = replace(plain, model=made.model, seen=observe(made.model, plain.feeds))
-    scored = by_methods(measured, tag="smooth")
+    scored = by_methods(measured, tag="smooth", only=calibration)
     smoothed = max(scored, key=lambda each: each.score.rank)
     figures: dict[str, OptionValue] = {f"smoothed_{name}": value for name, value in options_of(
         smoothed, scored, measured).items() if name.endswith(("_sqnr_db", "_agreement", "_top1"))}  # fmt: skip

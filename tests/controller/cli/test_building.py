@@ -16,6 +16,8 @@ from typer.testing import CliRunner, Result
 
 from edgefleet_controller.cli.app import app
 from edgefleet_controller.cli.applying import prepare
+from edgefleet_controller.cli.tuning import with_accept
+from edgefleet_controller.tuning import TuneLimits
 
 runner = CliRunner()
 
@@ -222,7 +224,7 @@ def test_a_search_marks_the_frontier_and_its_recipe_is_what_apply_builds_by(
     result = fleet(home, *words, "-o", "json")
     assert result.exit_code == 0, result.output
     told = json.loads(result.stdout)
-    assert len(told["points"]) == 9
+    assert len(told["points"]) == 8, "the method the default came to by itself is not built twice"
     assert all(point["p50_ms"] for point in told["points"] if point["verdict"] == "pass")
     assert any(point["frontier"] for point in told["points"])
     assert "<svg" in picture.read_text()
@@ -242,3 +244,42 @@ def test_a_picture_in_another_form_is_refused_before_anything_is_built(home: Pat
     result = fleet(home, "tune", model, "--plot", "x.pdf")
     assert result.exit_code == 2
     assert ".html and .png" in result.stderr
+
+
+@pytest.mark.parametrize("option", ["--out", "--plot"])
+def test_a_place_that_cannot_be_written_is_refused_before_the_search(home: Path, model: Path, option: str) -> None:
+    result = fleet(home, "tune", model, option, "/proc/no/x.png")
+    assert result.exit_code == 2
+    assert f"{option} /proc/no/x.png: cannot be written" in result.stderr
+
+
+@pytest.mark.parametrize(("out", "words"), [("/proc/no", "nothing can be written in /proc"), (None, "is a file")])
+def test_a_folder_that_cannot_be_written_is_refused_before_the_build(
+    home: Path, model: Path, out: str | None, words: str
+) -> None:
+    result = fleet(home, "build", model, "--variant", "ort/cpu/fp32", "--out", out or model)
+    assert result.exit_code == 2
+    assert words in result.stderr
+
+
+@pytest.mark.parametrize("command", ["build", "explain", "tune"])
+def test_a_file_larger_than_any_model_is_refused_without_being_read(home: Path, tmp_path: Path, command: str) -> None:
+    path = tmp_path / "large.onnx"
+    with path.open("wb") as stream:
+        stream.truncate(2 * 1024**3 + 1)
+    result = fleet(home, command, path)
+    assert result.exit_code == 2
+    assert "has 2147483649 bytes; allowed" in result.stderr
+
+
+def test_a_search_holds_what_the_manifest_accepts_of_its_model(tmp_path: Path) -> None:
+    manifest = tmp_path / "manifest.yaml"
+    manifest.write_text(
+        "fleet: v1\nmodels: {m: {source: m.onnx, samples: s.npz}}\ndeployments:\n"
+        "- {model: m, to: all, accept: {parity: {min_agreement: 0.9}}}\n"
+        "- {model: m, to: cpu, accept: {parity: {min_agreement: 0.95, min_sqnr_db: 20}}}\n"
+    )
+    limits = with_accept(TuneLimits(max_bytes=9), str(manifest), "m")
+    assert limits == TuneLimits(max_bytes=9, min_agreement=0.95, min_sqnr_db=20.0)
+    assert with_accept(TuneLimits(min_agreement=0.5), f"{manifest}:m", "m").min_agreement == 0.5
+    assert with_accept(TuneLimits(), "m.onnx", "m") == TuneLimits()

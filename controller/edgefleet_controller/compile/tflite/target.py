@@ -95,7 +95,8 @@ def _int16x8(request: BuildRequest, inputs: Specs, floats: FloatFile) -> Made:
 def _static(request: BuildRequest, inputs: Specs, floats: FloatFile, *, activation_bits: int) -> Made:
     feeds = [floats.feed(feed) for feed in _feeds(request.calibration, inputs, request)]
     on_cpu = parse_variant(request.variant).engine in {"cpu", "xnnpack"}  # accelerators want integers throughout
-    files = quantise.static(floats.data, feeds, activation_bits=activation_bits, float_sums=on_cpu)
+    made = quantise.static(floats.data, feeds, activation_bits=activation_bits, float_sums=on_cpu)
+    files = _by_recipe(made, request.recipe.calibration)
     judge = open_judge(request, inputs, JUDGED_MAX_N)
     scores, refusals = {}, []
     for method, data in files.items():
@@ -116,6 +117,16 @@ def _static(request: BuildRequest, inputs: Specs, floats: FloatFile, *, activati
         **_figures(files[best]),
     }
     return Made(files[best], options, {})
+
+
+def _by_recipe(files: dict[str, bytes], calibration: str) -> dict[str, bytes]:
+    """Return the files a recipe leaves to choose from. Raises CompileFaultError where it names one that is not made."""
+    if calibration == "best":
+        return files
+    if calibration not in files:
+        reason = f"calibration {calibration} gives no file of this model; allowed: best, {', '.join(files)}"
+        raise CompileFaultError("variant", reason, family="unsupported")
+    return {calibration: files[calibration]}
 
 
 def _outputs(data: bytes, floats: FloatFile, judge: Judge) -> list[Array]:
