@@ -1,20 +1,24 @@
 """Which operators of an int8 TFLite file the Edge TPU would run, by the vendor's rules. Pure but for reading the file.
 
-The vendor's compiler makes one partition: an operator that it does not map, and all that depend on its results, stay on
-the CPU. The exception is the conversion of float inputs at the very beginning, which the CPU does before the partition.
+The vendor's compiler makes one partition, as a TFLite delegate that takes only its first node set does: operators at
+the very beginning that are not mapped stay on the CPU before it; from then on an operator that is not mapped, and all
+that depend on its results, stay on the CPU too.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from edgefleet_contract.base import clip_reason
 from edgefleet_contract.coverage import Coverage, CoverageSource, OperatorCoverage, Placed
 from edgefleet_controller.compile import edgetpu_rules
 from edgefleet_controller.compile.tflite import graph
-from edgefleet_controller.compile.tflite.graph import Graph, Op
+from edgefleet_controller.compile.tflite.graph import Graph
 
 TARGET = "tflite/edgetpu"
+COMPILED = "edgetpu-custom-op"
+OUTSIDE_COMPILED = f"the file is compiled already: what its {COMPILED} does not hold stays on the CPU"
 AFTER_BLOCKED = "it depends on {name}, which stays on the CPU; the Edge TPU compiler makes one partition only"
 
 
@@ -51,25 +55,39 @@ def coverage_of_graph(model: Graph) -> Coverage:
 
 def reasons_of(model: Graph) -> list[str | None]:
     """Return for each operator why it stays on the CPU, or None where the Edge TPU runs it."""
+    if any(op.type == COMPILED for op in model.operators):
+        return [None if op.type == COMPILED else OUTSIDE_COMPILED for op in model.operators]
+    own = [edgetpu_rules.why_not(op) for op in model.operators]
+    before, partition = _partition(model, own)
     blocked: dict[int, str] = {}
     """Tensor → the operator on the CPU that it comes from."""
     reasons: list[str | None] = []
-    for op in model.operators:
-        culprit = next((blocked[each.index] for each in op.inputs if each is not None and each.index in blocked), None)
-        own = edgetpu_rules.why_not(op)
-        reason = own or (AFTER_BLOCKED.format(name=culprit) if culprit is not None else None)
-        reasons.append(reason)
-        if reason is not None and not _is_entrance(op, model):
-            blocked.update((tensor.index, culprit or op.name) for tensor in op.outputs)
+    for op, reason in zip(model.operators, own, strict=True):
+        culprit = next(
+            (blocked[each.index] for each in op.inputs if each is not None and each.index in blocked), op.name
+        )
+        reasons.append(None if op.index in partition else reason or AFTER_BLOCKED.format(name=culprit))
+        if op.index not in partition | before:
+            blocked.update((tensor.index, culprit) for tensor in op.outputs)
     return reasons
 
 
-def _is_entrance(op: Op, model: Graph) -> bool:
-    """Return whether an operator only converts a float input of the graph to int8 or uint8."""
-    source = op.input(0)
-    return (
-        op.type == "QUANTIZE"
-        and source is not None
-        and source.index in model.inputs
-        and op.outputs[0].dtype in edgetpu_rules.QUANTISED
-    )
+def _partition(model: Graph, own: Sequence[str | None]) -> tuple[frozenset[int], frozenset[int]]:
+    """Return the operators on the CPU before the partition, and those in it.
+
+    A node set grows while an operator of its kind has all its inputs; the first operator says of which kind the first
+    set is (TensorFlow Lite, graph_info.cc).
+    """
+    waiting = {tensor.index for op in model.operators for tensor in op.outputs}
+
+    def grow(mapped: bool) -> frozenset[int]:
+        grown = set()
+        for op, reason in zip(model.operators, own, strict=True):
+            ready = not any(each is not None and each.index in waiting for each in op.inputs)
+            if ready and (reason is None) == mapped:
+                grown.add(op.index)
+                waiting.difference_update(tensor.index for tensor in op.outputs)
+        return frozenset(grown)
+
+    before = grow(False) if own and own[0] is not None else frozenset[int]()
+    return before, grow(True)

@@ -30,9 +30,10 @@ class Tensor:
     Attributes:
         index: its place in the graph.
         name: as the file spells it.
-        shape: sizes; a size that changes at run time is -1.
+        shape: sizes, as an interpreter allocates them that is not told others.
         dtype: `int8`, `float32`, …
         data: raw bytes of a constant, else None.
+        signature: sizes, -1 where one changes at run time; empty where none does.
     """
 
     index: int
@@ -40,6 +41,7 @@ class Tensor:
     shape: tuple[int, ...]
     dtype: str
     data: bytes | None = None
+    signature: tuple[int, ...] = ()
 
     @property
     def is_constant(self) -> bool:
@@ -49,7 +51,7 @@ class Tensor:
     @property
     def is_static(self) -> bool:
         """Return whether every size is known."""
-        return all(size >= 0 for size in self.shape)
+        return all(size >= 0 for size in self.signature)
 
     def values(self) -> Array | None:
         """Return a constant's values; None where it is none, or of a type numpy lacks."""
@@ -120,14 +122,14 @@ def output_chain(graph: Graph) -> frozenset[str]:
 
 
 def _tensor(index: int, tensor: FlatObject, buffers: FlatObject) -> Tensor:
-    signature = _list(tensor.shapeSignature) or _list(tensor.shape)
     held = buffers[tensor.buffer].data if tensor.buffer else None
     return Tensor(
         index=index,
         name=flatbuffer.text(tensor.name),
-        shape=tuple(int(size) for size in signature),
+        shape=tuple(map(int, _list(tensor.shape))),
         dtype=flatbuffer.type_names().get(tensor.type, f"type {tensor.type}"),
         data=None if held is None or not len(held) else bytes(np.asarray(held, dtype=np.uint8)),
+        signature=tuple(map(int, _list(tensor.shapeSignature))),
     )
 
 
