@@ -1,5 +1,7 @@
 """Steady-state labels on synthetic traces: 8 classes of 100 seeds, beside two rules in common use.
 
+And which levels that go to and fro are believed to average.
+
 `BENCH_SEEDS` shortens the run.
 """
 
@@ -13,8 +15,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.signal import lfilter
 
-from edgefleet_agent.qualify.steady import BLOCK_N, classify
+from edgefleet_agent.qualify.steady import BLOCK_N, TraceKind, classify
+from edgefleet_agent.qualify.wander import level_of
 
 SAMPLES_N = 2000
 BASE_NS = 1e6
@@ -99,6 +103,86 @@ CLASSES: dict[str, tuple[Callable[[np.random.Generator], Synthetic], str]] = {
 """Class → how it is made, and its right label."""
 
 
+WANDER_N = 2500
+"""Ten seconds of a model of 4 ms."""
+Moving = Callable[[np.random.Generator], np.ndarray]
+
+
+def _times() -> np.ndarray:
+    return np.arange(WANDER_N) / WANDER_N
+
+
+def autoregressive(memory_share: float) -> Moving:
+    """Return a level with a standard deviation of 4 % and a memory of some share of the run."""
+
+    def make(rng: np.random.Generator) -> np.ndarray:
+        rho = math.exp(-1.0 / (memory_share * WANDER_N))
+        steps = rng.normal(size=WANDER_N)
+        steps[1:] *= math.sqrt(1.0 - rho * rho)
+        return np.asarray(0.04 * lfilter([1.0], [1.0, -rho], steps))
+
+    return make
+
+
+def walk(rng: np.random.Generator) -> np.ndarray:
+    """Return a random walk that ends some 10 to 20 % from where it began."""
+    return np.asarray(np.cumsum(rng.normal(0.0, rng.uniform(0.1, 0.2) / math.sqrt(WANDER_N), WANDER_N)))
+
+
+def excursions(rng: np.random.Generator) -> np.ndarray:
+    """Return a level that is 12 % higher eight times or so, for a fortieth of the run each."""
+    begins = rng.random(WANDER_N) < 8.0 / WANDER_N
+    return np.asarray(0.12 * (lfilter(np.ones(WANDER_N // 40), [1.0], begins.astype(np.float64)) > 0.5))
+
+
+def trend(rng: np.random.Generator) -> np.ndarray:
+    """Return a slow rise by 10 % under a quick wander."""
+    return 0.1 * _times() + 0.75 * autoregressive(0.01)(rng)
+
+
+def step(rng: np.random.Generator) -> np.ndarray:
+    """Return a rise by 10 % for good, in the middle or near the end, under a quick wander."""
+    return 0.1 * (_times() > rng.uniform(0.2, 0.9)) + 0.75 * autoregressive(0.01)(rng)
+
+
+def cycle(turns: float) -> Moving:
+    """Return a swing of 20 % that turns so often in a run."""
+    return lambda rng: 0.1 * np.sin(2.0 * math.pi * (turns * _times() + rng.random()))
+
+
+WANDERS: dict[str, Moving] = {
+    "memory 1 % of the run": autoregressive(0.01),
+    "memory 2.5 %": autoregressive(0.025),
+    "memory 5 %": autoregressive(0.05),
+    "memory 10 %": autoregressive(0.1),
+    "excursions of 12 %": excursions,
+    "cycle, 12 turns": cycle(12),
+    "cycle, 6 turns": cycle(6),
+    "cycle, 3 turns": cycle(3),
+    "cycle, 1 turn": cycle(1),
+    "random walk": walk,
+    "trend of 10 %": trend,
+    "step of 10 %": step,
+}
+"""Level → how its logarithm is made; those from three turns on do not average."""
+
+
+def moving(make: Moving, seed: int) -> np.ndarray:
+    """Return latencies whose level moves so, under 0.5 to 2 % of noise, in nanoseconds."""
+    rng = np.random.default_rng(seed)
+    noise_of = rng.normal(0.0, rng.choice([0.005, 0.01, 0.02]), WANDER_N)
+    return np.asarray(4e6 * np.exp(make(rng) + noise_of), np.int64)
+
+
+def show_wanders() -> None:
+    """Print how many levels of each class last, are believed to average, or want more time."""
+    for name, make in WANDERS.items():
+        levels = [level_of(moving(make, seed)) for seed in range(SEEDS_N)]
+        lasts = sum(level.trace.kind is TraceKind.FLAT for level in levels)
+        averages = sum(level.averages for level in levels)
+        print(f"{name:22} one level {lasts:3}, averages {averages:3}, unsteady {SEEDS_N - lasts - averages:3}")
+
+
 def three_windows_agree(samples_ns: np.ndarray) -> bool:
     """Return perf_analyzer's rule on the last 3 of 10 windows: mean latencies within 10 % of each other's mean."""
     means = samples_ns[-3 * (SAMPLES_N // 10) :].reshape(3, -1).mean(axis=1)
@@ -135,6 +219,7 @@ def main() -> None:
         "steady or not, right: three windows within 10 % (perf_analyzer) "
         f"{others_a / all_n:.1%}, coefficient of variation at most 1 % (trtexec) {others_b / all_n:.1%}"
     )
+    show_wanders()
 
 
 if __name__ == "__main__":

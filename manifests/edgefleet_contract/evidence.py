@@ -217,6 +217,19 @@ class OperatorProfile(Record):
     """How it was read: the API or file the runtime told it through."""
 
 
+class Wander(Record):
+    """How the level of a run went to and fro, where no single one lasted: medians of blocks of 20 samples and more."""
+
+    spread_share: Annotated[float, Field(ge=0)]
+    """From the level that 2.5 % of blocks are below to the one that 2.5 % are above."""
+    drift_share: float
+    """From the first half to the last, or the first third to the last, whichever is more; negative: it became faster."""
+    upper_drift_share: float
+    """From half to half, of the level that a tenth of the blocks exceed."""
+    levels_n: Annotated[float, Field(ge=0)]
+    """How many independent levels it has shown."""
+
+
 class LatencyResult(Percentiles):
     """Latency of one model under one scenario, from all samples of the steady phase.
 
@@ -259,6 +272,8 @@ class LatencyResult(Percentiles):
     stopped_by: StopReason | None = None
     warmed_up: bool | None = None
     """Whether warm-up ended because the level stayed, and not because its time was over."""
+    wander: Wander | None = None
+    """How the level went to and fro, undisturbed samples alone; None where one level lasted."""
     runs_n: Annotated[int, Field(ge=1, le=16)] = 1
     """Runs the trial made because the level moved during the ones before; these figures are of the last alone."""
     early_stopping: tuple[EarlyStopping, ...] = Field(default=(), max_length=8)

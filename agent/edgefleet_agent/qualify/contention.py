@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edgefleet_agent.qualify.steady import Trace, TraceKind
+from edgefleet_agent.qualify.wander import Level, to_and_fro
 from edgefleet_contract.evidence import LatencyVerdict, Percentiles
 from edgefleet_contract.units import format_share
 
@@ -16,8 +16,6 @@ MAX_OTHERS = 0.25
 """Share of the machine other processes may use: beyond it, caches and memory are contended even without preemption."""
 MATERIAL_TAIL = 0.8
 """Undisturbed p99 below this share of the raw p99: the tail belongs to the disturbance."""
-MAX_DRIFT = 0.05
-"""A lasting change of the median beyond this is no steady state; twice the noise of steady machines (2 %) and more."""
 
 
 @dataclass(frozen=True)
@@ -54,15 +52,15 @@ def judge_latency_run(
     seen: Disturbance,
     raw: Percentiles,
     undisturbed: Percentiles | None,
-    level: Trace,
-    undisturbed_level: Trace,
+    level: Level,
+    undisturbed_level: Level,
     overload: str | None = None,
     unsure: str | None = None,
 ) -> tuple[LatencyVerdict, str | None]:
     """Return whether a run's figures may be believed, and why not.
 
     A cause seen outside the process explains everything, drift included. Preemption explains drift only when the
-    samples without it are steady.
+    samples without it are steady. A level that goes to and fro and averages is noise, and told with the verdict.
 
     Args:
         too_few: why there are too few samples to say anything; None when there are enough.
@@ -78,31 +76,23 @@ def judge_latency_run(
         return LatencyVerdict.INCONCLUSIVE, too_few
     if cause := outside_cause(seen):
         return LatencyVerdict.CONTENDED, cause
-    if overload:
-        return LatencyVerdict.UNSTEADY, overload
-    if change := _change(undisturbed_level):
+    if change := overload or undisturbed_level.change():
         return LatencyVerdict.UNSTEADY, change
-    if cause := _preemption(seen, raw, undisturbed, level):
+    # Where the undisturbed samples wander, too, preemption does not explain that all do.
+    moved = level.change() if undisturbed_level.wander is None else None
+    if cause := _preemption(seen, raw, undisturbed, moved):
         return LatencyVerdict.CONTENDED, cause
-    return (LatencyVerdict.INCONCLUSIVE, unsure) if unsure else (LatencyVerdict.VALID, None)
+    went = to_and_fro(undisturbed_level.wander) if undisturbed_level.wander else None
+    if unsure:
+        return LatencyVerdict.INCONCLUSIVE, f"{unsure}: {went}" if went else unsure
+    return LatencyVerdict.VALID, went
 
 
-def _change(level: Trace) -> str | None:
-    """Return what a level did, in words; None where it stayed, and where there are too few samples to tell."""
-    if level.kind in {TraceKind.FLAT, TraceKind.SHORT}:
-        return None
-    if level.kind is TraceKind.UNSTEADY:
-        return "no level lasted: the median drifted, or went to and fro"
-    rose = level.kind is TraceKind.SLOW_DOWN
-    share = format_share(abs(1.0 / (1.0 + level.change_share) - 1.0))
-    return f"the median {'rose' if rose else 'fell'} by {share} after {level.steady_from_n} samples"
-
-
-def _preemption(seen: Disturbance, raw: Percentiles, undisturbed: Percentiles | None, level: Trace) -> str | None:
+def _preemption(seen: Disturbance, raw: Percentiles, undisturbed: Percentiles | None, moved: str | None) -> str | None:
     if seen.preempted > MAX_PREEMPTED:
         return f"{format_share(seen.preempted)} of samples were preempted"
-    if change := _change(level):
-        return f"{change}, only in preempted samples"
+    if moved:
+        return f"{moved}, only in preempted samples"
     if undisturbed is not None and undisturbed.p99_ms < MATERIAL_TAIL * raw.p99_ms:
         return "the slowest percent of samples were preempted ones"
     return None

@@ -3,32 +3,27 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from edgefleet_agent.qualify.clocks import Clocks, CpuAccounts
-from edgefleet_agent.qualify.contention import MAX_DRIFT, MAX_PREEMPTED, Disturbance
-from edgefleet_agent.qualify.early_stopping import needed_queries
-from edgefleet_agent.qualify.latency_loop import RECOVERY_NS, Call, Samples, no_collection, take, take_scheduled
+from edgefleet_agent.qualify.contention import Disturbance
+from edgefleet_agent.qualify.latency_loop import Call, Samples, no_collection, take
+from edgefleet_agent.qualify.latency_measuring import CHECK_GROWTH, Looks, Measuring
 from edgefleet_agent.qualify.latency_result import Run, Start, latency_result
-from edgefleet_agent.qualify.scenario import Schedule, schedule
-from edgefleet_agent.qualify.stats import Nanoseconds, quantile_interval
-from edgefleet_agent.qualify.steady import BLOCK_N, TraceKind, classify
-from edgefleet_contract.evidence import LatencyResult, StopReason
+from edgefleet_agent.qualify.scenario import schedule
+from edgefleet_agent.qualify.stats import Nanoseconds
+from edgefleet_agent.qualify.steady import BLOCK_N, classify
+from edgefleet_contract.evidence import LatencyResult
 from edgefleet_contract.job import LatencyBudget
 
 STEADY_N = 5 * BLOCK_N
 """Samples the last level must hold for in warm-up."""
 FIRST_LOOK_N = 12 * BLOCK_N
 """In fewer blocks neither a trend nor a cycle can be told from noise."""
-NARROW_SHARE = 0.05
-"""The run may end when the 95 % interval of the percentile asked for is this narrow, relative to its upper end."""
-CHECK_GROWTH = 1.3
-"""Between looks at the interval the run grows by this factor, so looking costs little and never biases much."""
 FLOOR_N = 1000
-OVERTIME = 4
-"""The run goes on past its time only to reach its smallest n, and never past this many times its time."""
 
 _NS_PER_S = 1_000_000_000
 
@@ -45,7 +40,14 @@ class _WarmUp:
 
 
 def measure_latency(
-    call: Call, budget: LatencyBudget, *, start: Start, spinning: bool, clocks: Clocks, samples_n: int = 1
+    call: Call,
+    budget: LatencyBudget,
+    *,
+    start: Start,
+    spinning: bool,
+    clocks: Clocks,
+    samples_n: int = 1,
+    look: Callable[[], object] | None = None,
 ) -> LatencyResult:
     """Warm up, measure, and judge.
 
@@ -56,15 +58,18 @@ def measure_latency(
         spinning: whether idle threads spin, for the record.
         clocks: time and the kernel's accounts.
         samples_n: samples in a query.
+        look: called between samples, about once a second; looks at temperatures, say.
     """
+    looks = Looks(look, clocks.now_ns)
     with no_collection():
         floor_ns = _floor_ns(clocks)
-        warm_up = _warm_up(call, budget, clocks)
+        warm_up = _warm_up(call, budget, clocks, looks)
         planned = schedule(budget, max(1, warm_up.typical_ns))
         before, began_ns = clocks.accounts(), clocks.now_ns()
-        samples, stopped_by, paused_ns = _measure(call, budget, planned, warm_up.typical_ns, clocks)
+        measuring = Measuring(call, budget, planned, warm_up.typical_ns, clocks, looks)
+        stopped_by = measuring.run()
         ended_ns, after = clocks.now_ns(), clocks.accounts()
-    duration_ns = max(1, ended_ns - began_ns)
+    samples, duration_ns = measuring.samples, max(1, ended_ns - began_ns)
     run = Run(
         samples=samples,
         budget=budget,
@@ -72,7 +77,7 @@ def measure_latency(
         samples_per_query=samples_n,
         disturbance=_disturbance(samples, before, after, duration_ns),
         duration_ns=duration_ns,
-        active_ns=max(1, duration_ns - paused_ns),
+        active_ns=max(1, duration_ns - measuring.paused_ns),
         warmup_n=warm_up.n,
         warmed_up=warm_up.steady,
         floor_ns=floor_ns,
@@ -92,12 +97,13 @@ def _nothing() -> None:
     """Do nothing."""
 
 
-def _warm_up(call: Call, budget: LatencyBudget, clocks: Clocks) -> _WarmUp:
+def _warm_up(call: Call, budget: LatencyBudget, clocks: Clocks, looks: Looks) -> _WarmUp:
     """Infer until the last level has held for `STEADY_N` samples, or the time is over."""
     deadline_ns = clocks.now_ns() + int(budget.warmup_max_s * _NS_PER_S)
     samples, steady, look_n = Samples(), False, FIRST_LOOK_N
     while clocks.now_ns() < deadline_ns and not steady:
         ended_ns = take(call, samples, look_n, deadline_ns, clocks)
+        looks.if_due()
         steady = ended_ns < deadline_ns and is_steady(samples.wall_ns)
         look_n = max(look_n + BLOCK_N, int(look_n * CHECK_GROWTH))
     typical_ns = int(np.median(samples.wall_ns[-STEADY_N:])) if samples.n else 0
@@ -108,71 +114,6 @@ def is_steady(samples: Nanoseconds) -> bool:
     """Tell whether the last level of a series has held for `STEADY_N` samples."""
     found = classify(samples)
     return found.steady_from_n is not None and len(samples) - found.steady_from_n >= STEADY_N
-
-
-def _measure(
-    call: Call, budget: LatencyBudget, planned: Schedule | None, typical_ns: int, clocks: Clocks
-) -> tuple[Samples, StopReason, int]:
-    """Return the samples, why there are no more, and how long the harness paused between them, in nanoseconds."""
-    samples, paused_ns = Samples(), 0
-    began_ns = clocks.now_ns()
-    least_ns = began_ns + int(budget.min_duration_s * _NS_PER_S)
-    most_ns = began_ns + int(budget.max_duration_s * _NS_PER_S)
-    max_n = max(budget.min_n, budget.max_n) if planned is None else len(planned.arrivals_ns)
-    arrivals_ns = None if planned is None else planned.arrivals_ns + began_ns
-
-    def go_on(stop_n: int, deadline_ns: int) -> int:
-        if arrivals_ns is None:
-            return take(call, samples, stop_n, deadline_ns, clocks, typical_ns=typical_ns)
-        return take_scheduled(call, samples, arrivals_ns, stop_n, deadline_ns, clocks)
-
-    # The smallest n may take overtime; what comes after it may not.
-    ended_ns = go_on(min(budget.min_n, max_n), began_ns + OVERTIME * (most_ns - began_ns))
-    while samples.n < max_n and ended_ns < most_ns:
-        if ended_ns >= least_ns and seen_enough(samples, budget.percentile):
-            return samples, StopReason.INTERVAL, paused_ns
-        before_n = samples.n
-        pause_ns = _warm_again(call, clocks) - ended_ns
-        paused_ns += pause_ns
-        if arrivals_ns is not None:
-            # Nothing arrives while the harness computes: else its own pause would stand in the latencies.
-            arrivals_ns[before_n:] += pause_ns
-        ended_ns = go_on(min(max_n, int(before_n * CHECK_GROWTH) + BLOCK_N), most_ns)
-        if samples.n == before_n:
-            break
-    return samples, StopReason.COUNT if samples.n >= max_n else StopReason.TIME, paused_ns
-
-
-def _warm_again(call: Call, clocks: Clocks) -> int:
-    """Infer without recording until caches are as warm as before the harness used them; return the clock after it."""
-    until_ns = clocks.now_ns() + RECOVERY_NS
-    while True:
-        call()
-        now_ns = clocks.now_ns()
-        if now_ns >= until_ns:
-            return now_ns
-
-
-def seen_enough(samples: Samples, asked: float) -> bool:
-    """Tell whether the percentile asked for is known well enough and the level has not shifted.
-
-    On a contended machine more samples do not narrow the disturbed tail, so there the undisturbed one decides.
-    """
-    if samples.n < needed_queries(asked):
-        return False
-    kept = ~samples.disturbed
-    undisturbed_ns = samples.wall_ns[kept]
-    if classify(samples.service_ns[kept], equivalent_share=MAX_DRIFT).kind not in {TraceKind.FLAT, TraceKind.SHORT}:
-        return False
-    contended = samples.preempted_share > MAX_PREEMPTED
-    return _is_narrow(samples.wall_ns, asked) or (contended and _is_narrow(undisturbed_ns, asked))
-
-
-def _is_narrow(samples: Nanoseconds, asked: float) -> bool:
-    if len(samples) == 0:
-        return False
-    _, interval_ns = quantile_interval(samples, asked)
-    return interval_ns is not None and interval_ns[1] - interval_ns[0] <= NARROW_SHARE * interval_ns[1]
 
 
 def _disturbance(samples: Samples, before: CpuAccounts, after: CpuAccounts, duration_ns: int) -> Disturbance:

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgefleet_agent.qualify.contention import MAX_DRIFT, Disturbance, judge_latency_run
+from edgefleet_agent.qualify.contention import Disturbance, judge_latency_run
 from edgefleet_agent.qualify.early_stopping import early_stopping
 from edgefleet_agent.qualify.histogram import encode_histogram
 from edgefleet_agent.qualify.latency_loop import Samples
 from edgefleet_agent.qualify.scenario import Schedule
 from edgefleet_agent.qualify.stats import mean_interval, percentiles, quantile_interval
-from edgefleet_agent.qualify.steady import classify
+from edgefleet_agent.qualify.wander import Level, level_of
 from edgefleet_contract.base import clip_reason
 from edgefleet_contract.evidence import LatencyResult, LatencyVerdict, Percentiles, StopReason
 from edgefleet_contract.job import LatencyBudget
@@ -58,7 +58,8 @@ def latency_result(run: Run, start: Start, *, spinning: bool) -> LatencyResult:
     kept_ns = wall_ns[~samples.disturbed]
     raw = percentiles(wall_ns)
     undisturbed = percentiles(kept_ns) if len(kept_ns) else None
-    verdict, reason = _verdict(run, raw, undisturbed)
+    level = level_of(samples.service_ns[~samples.disturbed])
+    verdict, reason = _verdict(run, raw, undisturbed, level)
     throughput_hz, ci95_throughput_hz = _throughput(run)
     ordered = np.sort(wall_ns)
     return LatencyResult(
@@ -87,20 +88,22 @@ def latency_result(run: Run, start: Start, *, spinning: bool) -> LatencyResult:
         service=percentiles(samples.service_ns) if run.schedule else None,
         asked=budget.percentile,
         stopped_by=run.stopped_by,
+        wander=level.wander,
         early_stopping=tuple(early_stopping(ordered, share) for share in EARLY_STOPPING),
         histogram=encode_histogram(wall_ns),
     )
 
 
-def _verdict(run: Run, raw: Percentiles, undisturbed: Percentiles | None) -> tuple[LatencyVerdict, str | None]:
-    samples = run.samples
+def _verdict(
+    run: Run, raw: Percentiles, undisturbed: Percentiles | None, undisturbed_level: Level
+) -> tuple[LatencyVerdict, str | None]:
     return judge_latency_run(
         too_few=_too_few(run),
         seen=run.disturbance,
         raw=raw,
         undisturbed=undisturbed,
-        level=classify(samples.service_ns, equivalent_share=MAX_DRIFT),
-        undisturbed_level=classify(samples.service_ns[~samples.disturbed], equivalent_share=MAX_DRIFT),
+        level=level_of(run.samples.service_ns),
+        undisturbed_level=undisturbed_level,
         overload=_overload(run),
         unsure=_unsure(run),
     )

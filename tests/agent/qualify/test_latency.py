@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -258,3 +259,48 @@ def test_waiting_ends_at_the_time_and_not_before_and_what_has_passed_is_not_wait
     wait_until(now_ns + 300_000)
     assert time.perf_counter_ns() >= now_ns + 300_000
     wait_until(now_ns)
+
+
+@pytest.mark.parametrize(("period_n", "seconds"), [(100, 1.0), (450, 3.0)])
+def test_a_run_whose_level_goes_to_and_fro_takes_more_time_only_where_its_time_is_too_short(
+    period_n: int, seconds: float
+) -> None:
+    budget = BUDGET.model_copy(update={"max_duration_s": 1.0, "max_n": 100_000, "percentile": 0.5})
+    result = Machine(lambda n: jitter(n) + n // period_n % 2 * MS // 12).measure(budget)
+    assert result.duration_s == pytest.approx(seconds, rel=0.1)
+    assert result.wander is not None
+    assert result.wander.spread_share == pytest.approx(1 / 12, rel=0.2)
+
+
+def test_a_wander_that_averages_is_valid_and_its_extent_is_told() -> None:
+    budget = BUDGET.model_copy(update={"max_duration_s": 3.0, "max_n": 100_000, "percentile": 0.5})
+    result = Machine(lambda n: jitter(n) + n // 60 % 2 * MS // 12).measure(budget)
+    assert (result.verdict, result.reason) == (LatencyVerdict.VALID, "the level went to and fro by 8.4%")
+
+
+def test_what_is_looked_at_is_looked_at_once_a_second_and_never_inside_of_a_sample() -> None:
+    machine = Machine(jitter)
+    looks_ns: list[int] = []
+
+    def look() -> None:
+        looks_ns.append(machine.now_ns)
+        machine.now_ns += 5 * MS
+
+    budget = BUDGET.model_copy(update={"min_n": 5000, "max_n": 5000})
+    result = measure_latency(machine.infer, budget, start=START, spinning=False, clocks=machine.clocks(), look=look)
+    assert 5 <= len(looks_ns) <= 7
+    assert min(b - a for a, b in pairwise(looks_ns)) >= 1000 * MS
+    assert result.max_ms < 1.02
+
+
+def test_a_look_that_takes_long_is_taken_less_often() -> None:
+    machine, looks_n = Machine(jitter), 0
+
+    def look() -> None:
+        nonlocal looks_n
+        looks_n += 1
+        machine.now_ns += 100 * MS
+
+    budget = BUDGET.model_copy(update={"min_n": 10_000, "max_n": 10_000})
+    measure_latency(machine.infer, budget, start=START, spinning=False, clocks=machine.clocks(), look=look)
+    assert looks_n <= 3

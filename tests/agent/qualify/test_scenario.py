@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from edgefleet_agent.qualify import latency
+from edgefleet_agent.qualify import latency_measuring
 from edgefleet_agent.qualify.clocks import Clocks, CpuAccounts
 from edgefleet_agent.qualify.latency import Start, measure_latency
 from edgefleet_agent.qualify.scenario import budget_for, poisson_arrivals_ns, samples_per_query, schedule
@@ -152,7 +152,7 @@ def test_the_harness_own_pauses_stand_in_no_latency(monkeypatch: pytest.MonkeyPa
         device.now_ns += 2_000 * MS
         return False
 
-    monkeypatch.setattr(latency, "seen_enough", slowly)
+    monkeypatch.setattr(latency_measuring, "seen_enough", slowly)
     result = device.measure(scenario=Scenario.FIXED_RATE, rate_hz=40.0, min_duration_s=1.0)
     assert result.n > 1000
     assert result.max_ms == 10.0
