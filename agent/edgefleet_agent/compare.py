@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgefleet_agent.match import match_tensors
+from edgefleet_agent.feeding import without
+from edgefleet_agent.match import Match, match_tensors
 from edgefleet_agent.model_file import bare_variant, claimed_precision, is_tflite
 from edgefleet_agent.preprocess import InputMismatchError
-from edgefleet_agent.runtimes.base import Array
+from edgefleet_agent.runtimes.base import Array, Session
 from edgefleet_agent.runtimes.float_edges import with_float_edges
 from edgefleet_agent.runtimes.mapped import mapped, to_source
-from edgefleet_agent.samples import SamplesError, load_arrays, load_samples
-from edgefleet_agent.tasks import in_samples_order, open_model, outputs_of
+from edgefleet_agent.samples import Samples, SamplesError, load_arrays, load_samples
+from edgefleet_agent.tasks import in_samples_order, open_model, outputs_of, samples_for
 from edgefleet_contract.accept import MetricAccept
 from edgefleet_contract.artifact import TensorSpec
 from edgefleet_contract.base import clip_reason
@@ -99,9 +100,16 @@ def _bisect(job: CompareJob, precision: str, *, of_outputs: bool) -> Bisection:
     if foreign:
         reason = f"{foreign[0]} is a TFLite file; bisecting lays the operators of two ONNX files beside each other"
         return Bisection(status=BisectStatus.IMPOSSIBLE, reason=reason)
-    samples = load_samples(Path(job.samples), labels_key=job.labels_key)
+    samples = _samples(job)
     out = Path(job.out) if job.out else None
-    return bisect(reference, candidate, samples, job.preprocess, precision=precision, out=out)
+    session = open_model(reference, bare_variant(reference))
+    samples = samples_for(session, samples, job)
+    session.close()
+    return bisect(reference, candidate, samples, job.preprocess, precision=precision, state=job.state, out=out)
+
+
+def _samples(job: CompareJob) -> Samples:
+    return load_samples(Path(job.samples or ""), labels_key=job.labels_key, state=job.state.values())
 
 
 def _is_npz(path: Path) -> bool:
@@ -138,29 +146,40 @@ def _run_models(job: CompareJob, precision: ClaimedPrecision) -> Pair:
     if job.samples is None:
         msg = "comparing two models needs real samples to run them on"
         raise UserInputError(msg, next_step="give --samples FILE, an .npz with one array per model input")
-    samples = load_samples(Path(job.samples), labels_key=job.labels_key)
+    given = _samples(job)
     reference, candidate = Path(job.reference), Path(job.candidate)
     source, other = (
         open_model(reference, bare_variant(reference)),
         open_model(candidate, bare_variant(candidate, precision)),
     )
+    samples = samples_for(source, given, job)
     if is_tflite(reference):
         source = in_samples_order(source, samples, job.preprocess)
-    left = outputs_of(source, samples, job.preprocess)
+    left = outputs_of(source, samples, job.preprocess, job.state)
     if is_tflite(reference) == is_tflite(candidate):
-        other = in_samples_order(other, samples, job.preprocess) if is_tflite(candidate) else other
-        right = outputs_of(other, samples, job.preprocess)
+        theirs = without(samples, job.constants.keys() - {spec.name for spec in other.inputs})
+        other = in_samples_order(other, theirs, job.preprocess) if is_tflite(candidate) else other
+        right = outputs_of(other, theirs, job.preprocess, job.state)
         from edgefleet_agent.qualify.parity_rounding import rounding_noise
 
-        noise = rounding_noise(source, samples, job.preprocess, left) if precision == "fp32" else None
-        return Pair(left, right, samples.labels, noise=noise)
+        moved = (source, samples, job.preprocess, left, job.state)
+        return Pair(left, right, samples.labels, noise=rounding_noise(*moved) if precision == "fp32" else None)
+    return _run_converted(job, source, other, samples, left)
+
+
+def _run_converted(job: CompareJob, source: Session, other: Session, samples: Samples, left: dict[str, Array]) -> Pair:
     # Formats differ, so one was made from the other or both from a third: names and axes may have changed.
     other, converted = with_float_edges(
         other, inputs=_all_float(source.inputs), outputs=all(value.dtype.kind == "f" for value in left.values())
     )
-    inputs = match_tensors(source.inputs, other.inputs, "input")
-    right, assumed = _as_reference(left, outputs_of(mapped(other, inputs.maps, {}), samples, job.preprocess))
-    return Pair(left, right, samples.labels, converted + inputs.assumed + assumed)
+    # A file with fewer inputs than the source has its constants in it.
+    bound = job.constants.keys() if len(other.inputs) < len(source.inputs) else frozenset[str]()
+    inputs = match_tensors([spec for spec in source.inputs if spec.name not in bound], other.inputs, "input")
+    # What is fed back must be known by name before the first inference.
+    outputs = match_tensors(source.outputs, other.outputs, "output") if job.state else Match({}, ())
+    named = mapped(other, inputs.maps, outputs.maps)
+    right, assumed = _as_reference(left, outputs_of(named, without(samples, bound), job.preprocess, job.state))
+    return Pair(left, right, samples.labels, converted + inputs.assumed + outputs.assumed + assumed)
 
 
 def _all_float(specs: Sequence[TensorSpec]) -> bool:

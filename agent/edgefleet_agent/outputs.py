@@ -6,6 +6,8 @@ How samples become inferences is read from shapes, never from names:
   that declares one axis fewer (a scalar rate, a state tensor) takes one whole sample per inference.
 - Inferences take one sample where every input is batched with a first axis that is dynamic or 1, or where any input
   takes whole samples. A fixed first axis of B > 1 takes B samples per inference, which must divide their number.
+- A state (an output that is fed back into an input) begins each sequence as the samples have it; every later inference
+  takes what the one before gave. A session is as fresh as after loading at the start of each sequence.
 - An output whose first axis equals the number of samples in the inference is concatenated; any other (sequence
   first, scalar) is stacked along a new first axis. Run-time shapes decide; declared ones may lie.
 """
@@ -13,10 +15,11 @@ How samples become inferences is read from shapes, never from names:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from edgefleet_agent.feeding import fed_back, judged
 from edgefleet_agent.preprocess import InputMismatchError, check_names, describe, prepare
 from edgefleet_agent.runtimes.base import Array, Session, reset_state
 from edgefleet_agent.samples import Samples
@@ -38,6 +41,7 @@ class Feeder:
         transforms: preprocessing by input.
         batch_n: samples per inference.
         whole: inputs that take one whole sample, without a sample axis.
+        state: output → input it is fed back into; empty takes every state from the samples.
     """
 
     samples: Samples
@@ -45,6 +49,7 @@ class Feeder:
     transforms: Mapping[str, InputTransform]
     batch_n: int
     whole: frozenset[str]
+    state: Mapping[str, str] = field(default_factory=dict)
 
     def feeds(self, start: int) -> dict[str, Array]:
         """Return the feeds of the inference that begins with sample `start`.
@@ -68,7 +73,12 @@ class Feeder:
         return np.asarray(ready, order="C")
 
 
-def make_feeder(samples: Samples, specs: Sequence[TensorSpec], transforms: Mapping[str, InputTransform]) -> Feeder:
+def make_feeder(
+    samples: Samples,
+    specs: Sequence[TensorSpec],
+    transforms: Mapping[str, InputTransform],
+    state: Mapping[str, str] | None = None,
+) -> Feeder:
     """Decide how samples become inferences and check that they fit.
 
     Raises:
@@ -81,7 +91,7 @@ def make_feeder(samples: Samples, specs: Sequence[TensorSpec], transforms: Mappi
     if samples.n % batch_n:
         msg = f"the model takes {batch_n} samples at a time, which does not divide {samples.n} samples"
         raise InputMismatchError(msg)
-    feeder = Feeder(samples, tuple(specs), transforms, batch_n, whole)
+    feeder = Feeder(samples, tuple(specs), transforms, batch_n, whole, state or {})
     feeder.feeds(0)
     return feeder
 
@@ -100,7 +110,8 @@ def run_samples(
 ) -> dict[str, Array]:
     """Return the outputs of all samples by name, first axis = sample.
 
-    A model that keeps state starts fresh: the samples are one sequence.
+    Where states are fed back, of the outputs only those that `feeding.judged` names: a state after many steps holds
+    every rounding before it, and what it is for shows in the answers.
 
     Args:
         session: the model.
@@ -114,13 +125,19 @@ def run_samples(
         InputMismatchError: an output changes its shape from sample to sample.
     """
     deadline_s = monotonic_s() + limit_s
-    reset_state(session)
+    starts = feeder.samples.starts
+    carried: dict[str, Array] = {}
     runs: list[dict[str, Array]] = []
     for start in range(0, feeder.samples.n, feeder.batch_n):
         if monotonic_s() > deadline_s:
             msg = f"{start} of {feeder.samples.n} samples ran in {limit_s:g} s; allowed time is over"
             raise TimeboxError(msg)
-        runs.append(session.run(feeder.feeds(start)))
+        if not starts.isdisjoint(range(start, start + feeder.batch_n)):
+            reset_state(session)
+            carried = {}
+        found = session.run({**feeder.feeds(start), **carried})
+        carried = fed_back(found, feeder.state, feeder.specs)
+        runs.append({name: found[name] for name in judged(found, feeder.state)})
     return {name: _join(name, [run[name] for run in runs], feeder.batch_n) for name in runs[0]}
 
 

@@ -1,16 +1,16 @@
 """Samples files and output files: bounded reading, reproducible writing.
 
 Both are `.npz` archives, one array per tensor, member `<tensor name>.npy`, first axis = sample; a samples file may
-also hold labels. Files are written uncompressed, members sorted by name with a fixed timestamp, so equal arrays give
-equal bytes and equal digests on every machine.
+also hold labels, and the number of the sequence each sample belongs to. Files are written uncompressed, members sorted
+by name with a fixed timestamp, so equal arrays give equal bytes and equal digests on every machine.
 """
 
 from __future__ import annotations
 
 import math
 import zipfile
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,6 +20,7 @@ from edgefleet_agent.runtimes.base import Array
 from edgefleet_contract.errors import UserInputError
 
 LABELS = "labels"
+SEQUENCES = "sequences"
 MAX_ARRAYS = 64
 MAX_OUTPUT_ARRAYS = 256
 MAX_BYTES = 1024**3
@@ -37,42 +38,83 @@ class SamplesError(UserInputError):
 
 @dataclass(frozen=True)
 class Samples:
-    """Raw samples by model input name, first axis = sample, and their labels where the file has them."""
+    """Raw samples of a file.
+
+    Attributes:
+        inputs: by model input name, first axis = sample.
+        labels: true answers, first axis = sample; None where the file has none.
+        sequences: the number of each sample's sequence; None where all are one sequence.
+        initial: arrays of inputs that hold state, as they are in the file, where those were asked for.
+    """
 
     inputs: Mapping[str, Array]
     labels: Array | None
+    sequences: Array | None = None
+    initial: Mapping[str, Array] = field(default_factory=dict)
 
     @property
     def n(self) -> int:
         """Return the number of samples."""
         return len(next(iter(self.inputs.values())))
 
+    @property
+    def starts(self) -> frozenset[int]:
+        """Return the samples that begin a sequence."""
+        if self.sequences is None:
+            return frozenset({0})
+        return frozenset({0, *(np.flatnonzero(np.diff(self.sequences)) + 1).tolist()})
+
     def slice(self, start: int, stop: int) -> dict[str, Array]:
         """Return samples `start` up to, not including, `stop`."""
         return {name: value[start:stop] for name, value in self.inputs.items()}
 
 
-def load_samples(path: Path, *, labels_key: str = LABELS) -> Samples:
+def load_samples(path: Path, *, labels_key: str = LABELS, state: Collection[str] = ()) -> Samples:
     """Read a samples file.
 
+    Args:
+        path: the file.
+        labels_key: the array of true answers.
+        state: inputs that hold state: their arrays may hold one state for all, and go into `initial` as they are.
+
     Raises:
-        SamplesError: not an `.npz`, too large, no or uneven samples, NaN or infinity among them, or labels of
-            another length.
+        SamplesError: not an `.npz`, too large, no or uneven samples, NaN or infinity among them, labels of another
+            length, or sequences that are no runs of one number.
     """
     arrays = load_arrays(path, max_arrays=MAX_ARRAYS)
-    labels = arrays.pop(labels_key, None)
+    labels, sequences = arrays.pop(labels_key, None), arrays.pop(SEQUENCES, None)
+    initial = {name: arrays.pop(name) for name in state if name in arrays}
     if not arrays:
         msg = f"{path.name}: no samples; it needs one array per model input, first axis = sample"
         raise SamplesError(msg)
     n = _common_length(path, arrays)
-    for name, value in arrays.items():
+    for name, value in (*arrays.items(), *initial.items()):
         if value.dtype.kind == "f" and not np.isfinite(value).all():
             msg = f"{path.name}: {name!r} holds NaN or infinity in sample {_first_bad(value)}"
             raise SamplesError(msg)
     if labels is not None and (labels.ndim == 0 or len(labels) != n):
         msg = f"{path.name}: labels {labels_key!r} have shape {labels.shape}; {n} samples need {n} labels"
         raise SamplesError(msg)
-    return Samples(arrays, labels)
+    if sequences is not None:
+        _check_sequences(path, sequences, n)
+    return Samples(arrays, labels, sequences, initial)
+
+
+def _check_sequences(path: Path, sequences: Array, n: int) -> None:
+    if sequences.shape != (n,) or sequences.dtype.kind not in "iu":
+        msg = (
+            f"{path.name}: {SEQUENCES!r} is {sequences.dtype}{list(sequences.shape)}; "
+            f"it numbers the sequence of each of {n} samples, in integers"
+        )
+        raise SamplesError(msg)
+    heads = sequences[[0, *(np.flatnonzero(np.diff(sequences)) + 1)]]
+    numbers, counts = np.unique(heads, return_counts=True)
+    if (counts > 1).any():
+        msg = (
+            f"{path.name}: {SEQUENCES!r} comes back to number {numbers[counts > 1][0]} after another; "
+            "samples of one sequence lie together, in their order"
+        )
+        raise SamplesError(msg)
 
 
 def _common_length(path: Path, arrays: Mapping[str, Array]) -> int:
@@ -92,7 +134,8 @@ def _common_length(path: Path, arrays: Mapping[str, Array]) -> int:
 
 
 def _first_bad(value: Array) -> int:
-    bad = ~np.isfinite(value).reshape(len(value), -1).all(axis=1)
+    rows = np.atleast_1d(value)
+    bad = ~np.isfinite(rows).reshape(len(rows), -1).all(axis=1)
     return int(np.argmax(bad))
 
 

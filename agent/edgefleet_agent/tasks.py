@@ -8,6 +8,7 @@ from functools import singledispatch
 from pathlib import Path
 from typing import TypeVar
 
+from edgefleet_agent.feeding import completed, without
 from edgefleet_agent.match import match_samples
 from edgefleet_agent.model_file import bare_variant, is_tflite
 from edgefleet_agent.outputs import make_feeder, run_samples
@@ -75,17 +76,21 @@ def _inspect(job: InspectJob) -> InspectAnswer:
 
 @do_job.register
 def _outputs(job: OutputsJob) -> OutputsAnswer:
-    samples = load_samples(Path(job.samples))
+    samples = without(load_samples(Path(job.samples)), job.bound)
     session = open_model(Path(job.model), job.variant, test_runtimes=job.test_runtimes)
     session = mapped(session, job.input_map, job.output_map)
-    outputs = outputs_of(session, samples, job.preprocess)
+    outputs = outputs_of(session, samples, job.preprocess, job.state)
     save_arrays(Path(job.out), outputs)
     return OutputsAnswer(outputs=_described(session, outputs), n_samples=samples.n)
 
 
 def _described(session: Session, outputs: Mapping[str, Array]) -> tuple[TensorSpec, ...]:
-    """Return the outputs as the model declares them, with the dtypes that came."""
-    return tuple(spec.model_copy(update={"dtype": outputs[spec.name].dtype.name}) for spec in session.outputs)
+    """Return the outputs that were written as the model declares them, with the dtypes that came."""
+    return tuple(
+        spec.model_copy(update={"dtype": outputs[spec.name].dtype.name})
+        for spec in session.outputs
+        if spec.name in outputs
+    )
 
 
 @do_job.register
@@ -98,7 +103,6 @@ def _compare(job: CompareJob) -> Answer:
 @do_job.register
 def _bench(job: BenchJob) -> BenchAnswer:
     pin(job.latency.cpus)
-    samples = load_samples(Path(job.samples))
     named = bare_variant(Path(job.model))
     variant = parse_variant(named)
     runtime = find_runtime(variant, test_runtimes=False)
@@ -106,7 +110,8 @@ def _bench(job: BenchJob) -> BenchAnswer:
     session, load_ns = _timed(clocks.now_ns, lambda: open_model(Path(job.model), named, threads=job.latency.threads))
     if job.input_map:
         session = mapped(session, job.input_map, {})
-    elif is_tflite(Path(job.model)):
+    samples = samples_for(session, without(load_samples(Path(job.samples), state=job.state.values()), job.bound), job)
+    if is_tflite(Path(job.model)) and not job.input_map:
         session = in_samples_order(session, samples, job.preprocess)
     feeder = make_feeder(samples, session.inputs, job.preprocess)
     feeds = feeder.feeds(0)
@@ -153,7 +158,23 @@ def in_samples_order(session: Session, samples: Samples, transforms: Mapping[str
         return session
 
 
-def outputs_of(session: Session, samples: Samples, transforms: Mapping[str, InputTransform]) -> dict[str, Array]:
+def samples_for(session: Session, samples: Samples, job: BenchJob | CompareJob) -> Samples:
+    """Return a file's samples as one model takes them: with its constants and first states, without what it has bound.
+
+    Raises:
+        InputMismatchError: a state is no input of the model, or its first value does not fit.
+    """
+    taken = {spec.name for spec in session.inputs}
+    constants = {name: value for name, value in job.constants.items() if name in taken}
+    return without(completed(samples, session.inputs, job.state, constants), job.constants.keys() - taken)
+
+
+def outputs_of(
+    session: Session,
+    samples: Samples,
+    transforms: Mapping[str, InputTransform],
+    state: Mapping[str, str] | None = None,
+) -> dict[str, Array]:
     """Return a model's outputs on samples, by name. Raises InputMismatchError and InferenceFailedError."""
-    feeder = make_feeder(samples, session.inputs, transforms)
+    feeder = make_feeder(samples, session.inputs, transforms, state)
     return run_samples(session, feeder, limit_s=OUTPUTS_LIMIT_S, monotonic_s=time.monotonic)

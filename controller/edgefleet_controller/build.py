@@ -118,6 +118,8 @@ class Builder:
             calibration=checked.calibration,
             preprocess=checked.preprocess,
             dynamic=checked.dynamic,
+            state=checked.state,
+            constants=checked.constants,
             task=checked.task.value if checked.task else None,
             license=checked.license,
             samples_level=checked.samples_level,
@@ -257,6 +259,7 @@ class Builder:
             return checked.reference
         transforms = {name: each.model_dump(mode="json") for name, each in checked.preprocess.items()}
         parts = {"what": "source-outputs", "source": checked.source, "samples": checked.samples, "by": transforms}
+        parts |= {"state": checked.state} if checked.state else {}
         kept = self._work_dir / "outputs" / hex_of(check_key(parts, tool_versions()))
         with locked(kept.with_suffix(".lock")):
             digest = kept.read_text(encoding="ascii") if kept.exists() else ""
@@ -281,6 +284,8 @@ class Builder:
             preprocess=checked.preprocess,
             input_map=made.input_map if made is not None else {},
             output_map=made.output_map if made is not None else {},
+            state=checked.state,
+            bound=made.bound if made is not None else (),
             out=str(out),
         )
         self._steps.outputs(job)
@@ -356,6 +361,7 @@ def _build_request(checked: CheckedModel, variant: str, work: Path) -> BuildRequ
         calibration=str(work / _CALIBRATION),
         preprocess=checked.preprocess,
         dynamic=checked.dynamic,
+        constants=checked.constants,
         out=str(_model_path(variant, work)),
         work_dir=str(scratch),
         task=checked.task,

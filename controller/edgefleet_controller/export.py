@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from edgefleet_contract.artifact import ArtifactDocument, FileRole, InputTransform, TensorMap
+from edgefleet_contract.artifact import ArtifactDocument, FileRole, InputTransform, IoContract, TensorMap
 from edgefleet_contract.errors import UserInputError
 from edgefleet_contract.variant import parse_variant
 from edgefleet_controller.workbench import write_folder
@@ -46,7 +46,49 @@ for detail in interpreter.get_output_details():
     print(detail["name"], value.shape, value.ravel()[:8])
 """
 
-_TEMPLATES = {"ort": _ORT, "tflite": _TFLITE, "tensorrt": _ORT}
+_ORT_STEPS = """import os
+import numpy as np
+import onnxruntime as ort
+
+os.chdir(os.path.dirname(os.path.abspath(__file__)))
+session = ort.InferenceSession("{model}", providers=["CPUExecutionProvider"])
+names = [output.name for output in session.get_outputs()]
+samples = np.load("samples.npz")
+{sequences}
+for i in range(len(sequences)):
+    feeds = {{}}
+    {feeds}
+    if i and sequences[i] == sequences[i - 1]:
+        feeds.update(state)
+    outputs = dict(zip(names, session.run(None, feeds)))
+    {state}
+    print(i, *(outputs[name].ravel()[:8] for name in {answers}))
+"""
+
+_TFLITE_STEPS = """import os
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+
+os.chdir(os.path.dirname(os.path.abspath(__file__)))
+interpreter = Interpreter("{model}")
+interpreter.allocate_tensors()
+details = {{detail["name"]: detail["index"] for detail in interpreter.get_input_details()}}
+samples = np.load("samples.npz")
+{sequences}
+for i in range(len(sequences)):
+    feeds = {{}}
+    {feeds}
+    if i and sequences[i] == sequences[i - 1]:
+        feeds.update(state)
+    for name, value in feeds.items():
+        interpreter.set_tensor(details[name], value)
+    interpreter.invoke()
+    outputs = {{each["name"]: interpreter.get_tensor(each["index"]) for each in interpreter.get_output_details()}}
+    {state}
+    print(i, *(outputs[name].ravel()[:8] for name in {answers}))
+"""
+
+_TEMPLATES = {"ort": (_ORT, _ORT_STEPS), "tflite": (_TFLITE, _TFLITE_STEPS), "tensorrt": (_ORT, _ORT_STEPS)}
 _TO_BATCH = {("nhw", "nchw"): "[:, None]", ("nhw", "nhwc"): "[..., None]"}
 _MOVES = {("nhwc", "nchw"): (0, 3, 1, 2), ("nchw", "nhwc"): (0, 2, 3, 1)}
 
@@ -72,28 +114,75 @@ def export_artifact(document: ArtifactDocument, place: Callable[[str], Path], fo
 def script(document: ArtifactDocument) -> str:
     """Return a Python program that runs the artifact on its first sample with the plain runtime.
 
+    Where states are fed back, on all samples, each sequence from its first state.
+
     Raises:
         UserInputError: no plain runtime takes the file of this variant.
     """
-    template = _TEMPLATES.get(parse_variant(document.variant).runtime)
+    templates = _TEMPLATES.get(parse_variant(document.variant).runtime)
     model = document.file(FileRole.MODEL)
-    if template is None or model is None:
+    if templates is None or model is None:
         msg = f"{document.variant}: this file runs only under TensorRT itself on its own GPU"
         raise UserInputError(msg, next_step="export another variant of the model")
-    feeds = "\n".join(_feed(document, spec.name, spec.dtype, len(spec.shape)) for spec in document.io.inputs)
-    return template.format(model=model.name, feeds=feeds)
+    stateless, stateful = templates
+    if document.io.state:
+        return stateful.format(model=model.name, **_steps(document.io))
+    return stateless.format(model=model.name, feeds="\n".join(_feeds(document.io, ":1")))
 
 
-def _feed(document: ArtifactDocument, name: str, dtype: str, rank: int) -> str:
-    """Return the line that makes one input of the first sample, as the artifact records it."""
-    transform = document.io.preprocess.get(name)
-    value = f"samples[{name!r}][:1]"
+def _steps(io: IoContract) -> dict[str, str]:
+    """Return the parts of a program that feeds states back."""
+    inputs, outputs = ({name: _held(maps, name) for name in names} for maps, names in _edges(io))
+    first = io.inputs[0].name
+    states = [
+        f"{inputs[given].name!r}: {_moved(f'outputs[{outputs[name].name!r}]', outputs[name].axes, inputs[given].axes)}"
+        for name, given in io.state.items()
+    ]
+    answers = [each.name for name, each in outputs.items() if name not in io.state]
+    one = f"np.zeros(len(samples[{first!r}]))"
+    return {
+        "sequences": f'sequences = samples["sequences"] if "sequences" in samples else {one}',
+        "feeds": "\n    ".join(_feeds(io, "i:i + 1")),
+        "state": f"state = {{{', '.join(states)}}}",
+        "answers": str(answers or [each.name for each in outputs.values()]),
+    }
+
+
+def _edges(io: IoContract) -> tuple[tuple[Mapping[str, TensorMap], tuple[str, ...]], ...]:
+    return (
+        (io.input_map, tuple(spec.name for spec in io.inputs)),
+        (io.output_map, tuple(spec.name for spec in io.outputs)),
+    )
+
+
+def _held(maps: Mapping[str, TensorMap], name: str) -> TensorMap:
+    return maps.get(name, TensorMap(name=name))
+
+
+def _moved(value: str, gives: tuple[int, ...], takes: tuple[int, ...]) -> str:
+    """Return a state as an input lays it out, from how an output does: both as orders of the source's axes."""
+    if gives == takes:
+        return value
+    source = range(len(gives or takes))
+    back = [(gives or tuple(source)).index(axis) for axis in source]
+    return f"np.ascontiguousarray({value}.transpose({[back[axis] for axis in takes or source]}))"
+
+
+def _feeds(io: IoContract, rows: str) -> list[str]:
+    return [_feed(io, spec.name, spec.dtype, (len(spec.shape), rows)) for spec in io.inputs]
+
+
+def _feed(io: IoContract, name: str, dtype: str, rank_and_rows: tuple[int, str]) -> str:
+    """Return the line that makes one input of one sample, as the artifact records it."""
+    rank, rows = rank_and_rows
+    transform = io.preprocess.get(name)
+    value = f"samples[{name!r}][{rows}]"
     if transform is not None:
         value = _transformed(value, transform)
-    mapped = document.io.input_map.get(name, TensorMap(name=name))
+    mapped = _held(io.input_map, name)
     value = f"np.asarray({value}, np.{dtype})"
     if transform is None:
-        value = f"{value}.reshape(samples[{name!r}][:1].shape[-{rank}:])" if rank else f"{value}.reshape(())"
+        value = f"{value}.reshape(samples[{name!r}][{rows}].shape[-{rank}:])" if rank else f"{value}.reshape(())"
     if mapped.axes:
         value = f"np.ascontiguousarray({value}.transpose({mapped.axes}))"
     return f"feeds[{mapped.name!r}] = {value}"

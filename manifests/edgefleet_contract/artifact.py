@@ -37,7 +37,7 @@ class FileRole(str, Enum):
 
     MODEL = "model"
     SAMPLES = "samples"
-    """`.npz`: raw samples by model input name, first axis = sample; optional `labels`."""
+    """`.npz`: raw samples by model input name, first axis = sample; optional `labels` and `sequences`."""
     SOURCE_OUTPUTS = "source-outputs"
     """`.npz`: outputs of the fp32 source on the samples, on the builder."""
     ARTIFACT_OUTPUTS = "artifact-outputs"
@@ -119,6 +119,13 @@ TensorMaps = Annotated[dict[TensorName, TensorMap], Field(max_length=256)]
 """The source's tensor name → how the model file holds it; a tensor left out has the same name and axes in both."""
 
 
+StateMap = Annotated[dict[TensorName, TensorName], Field(max_length=64)]
+"""Output → the input that takes its value in the next inference of a sequence. Names are the source's."""
+
+Constants = Annotated[dict[TensorName, int | float], Field(max_length=64)]
+"""Input → the one value it has in every inference, at each of its elements; 0 or 1 for an input of type bool."""
+
+
 class IoContract(Record):
     """What goes in and what comes out, as the source names and orders it, and how raw samples are made into inputs.
 
@@ -130,6 +137,11 @@ class IoContract(Record):
     preprocess: dict[TensorName, InputTransform] = {}
     input_map: TensorMaps = {}
     output_map: TensorMaps = {}
+    state: StateMap = {}
+    """Outputs that are fed back. The samples hold, at each step, the state the source had there: the first step of a
+    sequence begins with it, and later ones take what the step before gave."""
+    bound: tuple[TensorName, ...] = Field(default=(), max_length=64)
+    """Inputs of the source that are constants of the file, which does not take them; `options` says their values."""
 
 
 class EvidenceLevel(str, Enum):

@@ -20,7 +20,7 @@ from edgefleet_contract.accept import (
     SamplesPerQuery,
     Scenario,
 )
-from edgefleet_contract.artifact import InputTransform, TensorMaps, TensorSpec
+from edgefleet_contract.artifact import Constants, InputTransform, StateMap, TensorMaps, TensorSpec
 from edgefleet_contract.base import Reason, Record, TensorName
 from edgefleet_contract.evidence import (
     Bisection,
@@ -36,6 +36,11 @@ from edgefleet_contract.profile import EngineProbe
 from edgefleet_contract.variant import VariantName
 
 FilePath = Annotated[str, Field(min_length=1, max_length=4096)]
+STEPS_WORDS = {
+    False: "single steps from the source's own states pass: errors add up over the sequence",
+    True: "single steps from the source's own states fail too",
+}
+"""Why outputs with states fed back fail, by whether they also fail when every step begins with the source's state."""
 ClaimedPrecision = Literal["fp32", "fp16", "bf16", "int8", "int8-dynamic", "int16x8", "int4"]
 
 
@@ -88,6 +93,10 @@ class OutputsJob(Record):
     preprocess: dict[TensorName, InputTransform] = {}
     input_map: TensorMaps = {}
     output_map: TensorMaps = {}
+    state: StateMap = {}
+    """Outputs to feed back; empty takes each step's state from the samples."""
+    bound: tuple[TensorName, ...] = Field(default=(), max_length=64)
+    """Arrays of the samples that are constants of the file."""
     out: FilePath
     """Where the `.npz` of outputs by name is written (beside, then renamed)."""
     test_runtimes: bool = False
@@ -107,6 +116,8 @@ class CompareJob(Record):
     same_artifact: bool = False
     """Question 2: both ran the same file, so only the device's arithmetic may differ."""
     preprocess: dict[TensorName, InputTransform] = {}
+    state: StateMap = {}
+    constants: Constants = {}
     metric: MetricAccept | None = None
     """The metric to compute; None: top-1 where there are labels and the task is classification or not known."""
     limits: ParityAccept = ParityAccept()
@@ -126,6 +137,12 @@ class BenchJob(Record):
     preprocess: dict[TensorName, InputTransform] = {}
     input_map: TensorMaps = {}
     """How the file holds the inputs the samples are named by; empty lets the worker match them by name and shape."""
+    state: StateMap = {}
+    """Its inputs keep their first value while time is taken, as nothing is copied then."""
+    constants: Constants = {}
+    """Those of them that the file does not take are constants of it."""
+    bound: tuple[TensorName, ...] = Field(default=(), max_length=64)
+    """Arrays of the samples that are constants of the file."""
 
 
 class InspectJob(Record):

@@ -26,7 +26,7 @@ from edgefleet_contract.accept import (
     SamplesPerQuery,
     Scenario,
 )
-from edgefleet_contract.artifact import InputTransform
+from edgefleet_contract.artifact import Constants, InputTransform, StateMap
 from edgefleet_contract.base import Name, Record, TensorName
 from edgefleet_contract.desired import MAX_CHAIN, MAX_MODELS
 from edgefleet_contract.evidence import Task
@@ -50,13 +50,18 @@ def _as_file(value: object) -> object:
 
 
 class SamplesSpec(Record):
-    """Real inputs: an `.npz`, first axis = sample; `labels` names the array of true answers, if there is one."""
+    """Real inputs: an `.npz`, first axis = sample; `labels` names the array of true answers, if there is one.
+
+    `sequences` names an integer array that numbers the sequence each sample belongs to; samples of one lie together.
+    """
 
     file: PathText
     inputs: dict[TensorName, TensorName] = {}
     """Model input → array in the file; default: the same name."""
     labels: TensorName | None = None
     """Array of labels; default: `labels` where the file has it."""
+    sequences: TensorName | None = None
+    """Array of sequence numbers; default: `sequences` where the file has it, else all samples are one sequence."""
 
 
 Samples = Annotated[SamplesSpec, BeforeValidator(_as_file, json_schema_input_type=SamplesSpec | PathText)]
@@ -83,6 +88,11 @@ class ModelSpec(Record):
     """Default: top1 where the samples have labels."""
     dynamic: dict[TensorName, dict[str, tuple[int, int, int]]] = {}
     """Input → axis name → smallest, usual and largest size."""
+    state: StateMap = {}
+    """Output → the input it is fed back into; an array of that input's name in the samples is the initial state, else
+    it is zeros."""
+    constants: Constants = {}
+    """Input → the value it always has; such inputs need no array in the samples."""
     task: Task | None = None
     license: Annotated[str, StringConstraints(min_length=1, max_length=128)] | None = None
     """The model's licence, as an SPDX expression; it goes into every artifact made of it."""

@@ -6,6 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgefleet_agent.feeding import without
 from edgefleet_agent.runtimes.base import Array
 from edgefleet_agent.samples import Samples, load_arrays, load_samples
 from edgefleet_contract.artifact import MAX_DOCUMENT_BYTES, ArtifactDocument, ArtifactFile, FileRole
@@ -96,7 +97,7 @@ def load_golden(folder: Path, document: ArtifactDocument) -> Golden:
     own = document.file(FileRole.ARTIFACT_OUTPUTS)
     try:
         return Golden(
-            samples=load_samples(folder / samples.name),
+            samples=without(load_samples(folder / samples.name), document.io.bound),
             source=load_arrays(folder / source.name),
             artifact=None if own is None else load_arrays(folder / own.name),
         )

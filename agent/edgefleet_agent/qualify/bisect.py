@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgefleet_agent.feeding import fed_back
 from edgefleet_agent.outputs import Feeder, make_feeder
 from edgefleet_agent.qualify.bisect_judge import Judgement, TensorError, judge
 from edgefleet_agent.qualify.parity_claim import claim_of
@@ -88,6 +89,7 @@ def bisect(
     transforms: Mapping[str, InputTransform],
     *,
     precision: str,
+    state: Mapping[str, str] | None = None,
     out: Path | None = None,
 ) -> Bisection:
     """Find the first operator whose outputs differ, by islands, and where errors have added up too far.
@@ -98,6 +100,7 @@ def bisect(
         samples: real inputs; up to 32 are used.
         transforms: preprocessing by input.
         precision: what the candidate claims.
+        state: output → input it is fed back into. Both models are given the reference's own states, step by step.
         out: folder for the failing part and the command that repeats the finding.
 
     Raises:
@@ -117,7 +120,7 @@ def bisect(
     with _folder() as folder:
         bench = Bench(folder)
         try:
-            _measure(found, bench, samples, transforms)
+            _measure(found, bench, (samples, transforms, state or {}))
         except (DeviceError, UserInputError, ValueError) as error:
             # onnx raises ValueError where a model with its weights inside is larger than protobuf holds (2 GiB).
             reason = clip_reason(f"a model taken apart does not run: {error}")
@@ -139,11 +142,14 @@ def _folder() -> Iterator[Path]:
         yield Path(folder)
 
 
-def _measure(found: Found, bench: Bench, samples: Samples, transforms: Mapping[str, InputTransform]) -> None:
+def _measure(
+    found: Found, bench: Bench, given: tuple[Samples, Mapping[str, InputTransform], Mapping[str, str]]
+) -> None:
     from edgefleet_agent.qualify.bisect_graph import computed, exposing, islands
 
     session = bench.open(exposing(found.reference, found.pairs.values()))
-    feeder = make_feeder(samples, session.inputs, transforms)
+    samples, transforms, state = given
+    feeder = make_feeder(samples, session.inputs, transforms, state)
     _run_reference(session, feeder, found)
     session.close()
     found.drift = _run_beside(bench.open(exposing(found.candidate, found.pairs)), found, {})
@@ -157,9 +163,11 @@ def _measure(found: Found, bench: Bench, samples: Samples, transforms: Mapping[s
 
 def _run_reference(session: Session, feeder: Feeder, found: Found) -> None:
     kept_bytes = 0
+    carried: dict[str, Array] = {}
     for start in range(0, feeder.samples.n, feeder.batch_n):
-        feeds = feeder.feeds(start)
+        feeds = {**feeder.feeds(start), **({} if start in feeder.samples.starts else carried)}
         values = session.run(feeds)
+        carried = fed_back(values, feeder.state, feeder.specs)
         kept_bytes += sum(array.nbytes for array in values.values())
         if found.values and (kept_bytes > MAX_KEPT_BYTES or len(found.values) >= MAX_SAMPLES_N):
             return

@@ -45,7 +45,11 @@ def _move(value: Array, random: np.random.Generator) -> Array:
 
 
 def rounding_noise(
-    session: Session, samples: Samples, transforms: Mapping[str, InputTransform], outputs: Mapping[str, Array]
+    session: Session,
+    samples: Samples,
+    transforms: Mapping[str, InputTransform],
+    outputs: Mapping[str, Array],
+    state: Mapping[str, str] | None = None,
 ) -> NoiseModel | None:
     """Return what SQNR the source keeps when its inputs move by their last bit; None where no input is fp32.
 
@@ -54,18 +58,19 @@ def rounding_noise(
         samples: the samples it was run on; the first 64 are used.
         transforms: preprocessing by input.
         outputs: what it gave, first axis = sample.
+        state: output → input it was fed back into.
 
     Raises:
         InferenceFailedError: an inference failed.
     """
-    feeder = make_feeder(samples, session.inputs, transforms)
+    feeder = make_feeder(samples, session.inputs, transforms, state)
     if not any(spec.dtype == "float32" for spec in feeder.specs):
         return None
     kept_n = samples.n if samples.n < MAX_SAMPLES_N else MAX_SAMPLES_N - MAX_SAMPLES_N % feeder.batch_n
     if kept_n == 0 or any(len(np.atleast_1d(array)) != samples.n for array in outputs.values()):
         return None
     few = replace(samples, inputs=samples.slice(0, kept_n), labels=None)
-    moved = _Moved(few, feeder.specs, feeder.transforms, feeder.batch_n, feeder.whole)
+    moved = _Moved(few, feeder.specs, feeder.transforms, feeder.batch_n, feeder.whole, feeder.state)
     again = run_samples(session, moved, limit_s=_LIMIT_S, monotonic_s=time.monotonic)
     found = noise_model({name: array[:kept_n] for name, array in outputs.items()}, again)
     return NoiseModel({name: min(db, 120.0) - ROUNDING_GAP_DB for name, db in found.median_sqnr_db.items()})

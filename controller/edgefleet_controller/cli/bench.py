@@ -10,7 +10,7 @@ import typer
 from edgefleet_contract.errors import UserInputError
 from edgefleet_controller.cli import output
 from edgefleet_controller.cli.errors import build
-from edgefleet_controller.cli.options import PreprocessOption, duration_s, existing_file, parsed, preprocess_of
+from edgefleet_controller.cli.options import PreprocessOption, duration_s, existing_file, feeding_of, parsed
 from edgefleet_controller.cli.output import FormatOption
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def bench(
         model=existing_file(model, "MODEL"),
         samples=existing_file(samples, "--samples"),
         latency=budget,
-        preprocess=preprocess_of(preprocess_from),
+        **feeding_of(preprocess_from),
     )
     settings: Settings = ctx.obj
     # The run may go on to 4 times its duration to reach the smallest sample (LatencyBudget).

@@ -128,7 +128,7 @@ def of_model(
 ) -> Wanted:
     """Return a model file, to be built as these variants. Raises UserInputError naming the argument that is wrong."""
     from edgefleet_contract.manifest import ModelSpec
-    from edgefleet_controller.cli.options import preprocess_of
+    from edgefleet_controller.cli.options import feeding_of
     from edgefleet_controller.workbench import RANDOM_SAMPLES, Wanted, model_name
 
     files = {str(file): _source(file)}
@@ -142,7 +142,7 @@ def of_model(
         samples=str(samples or RANDOM_SAMPLES),
         calibration=str(calibration) if calibration else None,
         task=task,
-        preprocess=preprocess_of(preprocess_from),
+        **feeding_of(preprocess_from),
     )
     return Wanted(model_name(file), spec, files, variants, random=samples is None)
 

@@ -10,7 +10,7 @@ import typer
 from edgefleet_controller.cli import output
 from edgefleet_controller.cli.bench import bench
 from edgefleet_controller.cli.errors import build
-from edgefleet_controller.cli.options import PreprocessOption, existing_file, preprocess_of
+from edgefleet_controller.cli.options import PreprocessOption, existing_file, feeding_of
 from edgefleet_controller.cli.output import FormatOption
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def compare(
         precision=precision,
         task=task,
         same_artifact=same_artifact,
-        preprocess=preprocess_of(preprocess_from),
+        **feeding_of(preprocess_from),
         metric=_metric(metric),
         limits={"min_agreement": min_agreement, "min_sqnr_db": min_sqnr_db, "tolerance_db": tolerance_db},
         bisect=bisect,

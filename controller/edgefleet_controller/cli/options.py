@@ -22,7 +22,7 @@ PreprocessOption = Annotated[
     typer.Option(
         "--preprocess-from",
         metavar="MANIFEST[:MODEL]",
-        help="Prepare raw samples as this model of a manifest does. MODEL may be left out when there is one.",
+        help="Prepare samples, feed state back as this model of a manifest. MODEL may be left out when there is one.",
     ),
 ]
 
@@ -57,8 +57,8 @@ def existing_file(path: Path, what: str) -> str:
     return str(path.resolve())
 
 
-def preprocess_of(given: str | None) -> object:
-    """Return the preprocessing a manifest declares for a model; empty when none was asked for."""
+def feeding_of(given: str | None) -> dict[str, object]:
+    """Return the preprocessing, state and constants a manifest declares for a model; empty when none was asked for."""
     if given is None:
         return {}
     from edgefleet_controller.load import load_manifest
@@ -74,7 +74,7 @@ def preprocess_of(given: str | None) -> object:
     declared = models[name].preprocess
     if isinstance(declared, str):
         raise UserInputError(f"--preprocess-from {given}: {declared!r} is a function, which is not supported yet")
-    return declared
+    return {"preprocess": declared, "state": models[name].state, "constants": models[name].constants}
 
 
 def split_model(text: str) -> tuple[str, str | None]:

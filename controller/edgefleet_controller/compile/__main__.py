@@ -15,6 +15,7 @@ from edgefleet_contract.variant import parse_variant
 from edgefleet_controller.compile import registry
 from edgefleet_controller.compile.fault import CompileFaultError
 from edgefleet_controller.compile.protocol import (
+    BuildAnswer,
     BuildRequest,
     CompileAnswer,
     CompileRequest,
@@ -37,7 +38,11 @@ def handle(request: bytes) -> bytes:
         answer = _do(asked)
     except CompileFaultError as fault:
         answer = FaultAnswer(
-            family=fault.family, what=fault.what, reason=clip_reason(fault.message), next_step=fault.next_step
+            family=fault.family,
+            what=fault.what,
+            reason=clip_reason(fault.message),
+            next_step=fault.next_step,
+            at=fault.at,
         )
     return answer.model_dump_json().encode()
 
@@ -59,9 +64,21 @@ def _do(asked: Asked) -> CompileAnswer:
         from edgefleet_controller.compile.coverage import coverage
 
         return CoverageAnswer(coverage=coverage(asked))
+    return _build(asked)
+
+
+def _build(asked: BuildRequest) -> BuildAnswer:
+    """Build a variant, of the source or, where the target needs that, of the source with its constants bound."""
     module = importlib.import_module(_module_of(asked))
-    answer: CompileAnswer = module.build(asked)
-    return answer
+    if not asked.constants:
+        answer: BuildAnswer = module.build(asked)
+        return answer
+    from edgefleet_controller.compile.rewrite import bind_constants
+
+    if not bind_constants.needed(asked):
+        answer = module.build(asked)
+        return answer
+    return bind_constants.told(module.build(bind_constants.bound(asked)), asked)
 
 
 def _module_of(asked: BuildRequest) -> str:

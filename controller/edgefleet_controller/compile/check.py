@@ -84,7 +84,8 @@ class Checker:
         self, name: str, spec: ModelSpec, preprocess: Mapping[str, InputTransform], files: Mapping[str, FileRef]
     ) -> str:
         described = spec.model_dump(
-            mode="json", include={"samples", "calibration", "metric", "task", "license", "dynamic"}
+            mode="json",
+            include={"samples", "calibration", "metric", "task", "license", "dynamic", "state", "constants"},
         )
         contents = {path: _file(name, path, files).digest for path in _paths(spec)}
         transforms = {each: transform.model_dump(mode="json") for each, transform in preprocess.items()}
@@ -123,6 +124,8 @@ class Checker:
                 else None,
                 preprocess=preprocess,
                 dynamic=spec.dynamic,
+                state=spec.state,
+                constants=spec.constants,
                 top1=_is_top1(spec),
                 out_dir=folder,
             )
@@ -142,6 +145,8 @@ class Checker:
                 samples_record=answer.samples,
                 preprocess=preprocess,
                 dynamic=spec.dynamic,
+                state=spec.state,
+                constants=spec.constants,
                 task=spec.task,
                 license=spec.license,
             )
@@ -155,7 +160,9 @@ class Checker:
 
     def _samples(self, name: str, spec: SamplesSpec, dest: Path, files: Mapping[str, FileRef]) -> SamplesFile:
         self._blobs.materialise(_file(name, spec.file, files).digest, dest)
-        return SamplesFile(path=str(dest), shown_as=spec.file, inputs=spec.inputs, labels=spec.labels)
+        return SamplesFile(
+            path=str(dest), shown_as=spec.file, inputs=spec.inputs, labels=spec.labels, sequences=spec.sequences
+        )
 
     def _refusal(self, name: str, spec: ModelSpec, error: StepError, work: Path) -> UserInputError:
         if error.fault is not None:
@@ -163,7 +170,7 @@ class Checker:
             key = {"labels": "samples"}.get(what, what)
             return UnfitModelError(
                 f"model {name!r}: {_blamed(spec, what)} {error.message}",
-                path=("models", name, key),
+                path=("models", name, key, *error.fault.at),
                 next_step=error.fault.next_step or f"correct that, then apply again: {_meant(spec, what)}",
             )
         dest = self._work_dir / "reproduce" / f"check-{name}"
@@ -175,13 +182,12 @@ class Checker:
 
 
 def _declared(name: str, spec: ModelSpec) -> dict[str, InputTransform]:
-    for what, value in (("preprocess", spec.preprocess), ("metric", spec.metric)):
-        if isinstance(value, str):
-            raise UserInputError(
-                f"model {name!r}: {what} names code of your own ({value}), which this version does not run",
-                next_step=f"declare `{what}` with the keys in docs/manifest.md",
-            )
-    return dict(spec.preprocess) if isinstance(spec.preprocess, dict) else {}
+    if isinstance(spec.preprocess, str):
+        raise UserInputError(
+            f"model {name!r}: preprocess names code of your own ({spec.preprocess}), which this version does not run",
+            next_step="declare `preprocess` with the keys in docs/manifest.md",
+        )
+    return dict(spec.preprocess)
 
 
 def _is_top1(spec: ModelSpec) -> bool:

@@ -61,6 +61,8 @@ def make_document(
             preprocess=checked.preprocess,
             input_map=made.input_map,
             output_map=made.output_map,
+            state=checked.state,
+            bound=made.bound,
         ),
         files=tuple(files),
         build_key=key,

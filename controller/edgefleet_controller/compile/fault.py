@@ -20,6 +20,7 @@ class CompileFaultError(EdgefleetError):
         what: which of the user's things is meant.
         message: what was got and what is allowed.
         next_step: what helps.
+        at: keys below the user's thing that lead to what is wrong.
         family: `input` where the user's file is wrong, `unsupported` where this version cannot do it.
     """
 
@@ -29,8 +30,10 @@ class CompileFaultError(EdgefleetError):
         message: str,
         *,
         next_step: str | None = None,
+        at: tuple[str, ...] = (),
         family: Literal["input", "unsupported"] = "input",
     ) -> None:
         super().__init__(message, next_step=next_step)
         self.what = what
+        self.at = at
         self.family = family

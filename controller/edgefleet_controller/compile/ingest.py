@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from edgefleet_controller.compile import ingest_behaviour as behaviour
-from edgefleet_controller.compile import onnx_check, preprocess, samples, shapes, sources_exported, split
+from edgefleet_controller.compile import onnx_check, preprocess, samples, shapes, sources_exported, split, states
 from edgefleet_controller.compile.fault import CompileFaultError
 from edgefleet_controller.compile.ingest_behaviour import Runnable
 from edgefleet_controller.compile.protocol import IngestAnswer, IngestRequest, ModelRecord, SamplesRecord
@@ -28,14 +31,16 @@ def ingest(request: IngestRequest) -> IngestAnswer:
     source = Path(request.source) if exported is None else Path(request.out_dir, EXPORTED_FILE)
     record, runnable = _open_tflite(source) if source.suffix == ".tflite" else _open_onnx(source)
     samples.check_preprocess(record.inputs, request.preprocess)
-    given = samples.load(request.samples, record.inputs, request.preprocess, "samples", top1=request.top1)
+    states.check(record, request.state, request.constants, request.preprocess)
+    made = samples.Made(tuple(request.state.values()), request.constants)
+    given = samples.load(request.samples, record.inputs, request.preprocess, "samples", top1=request.top1, made=made)
     samples.check_classes(given.labels, record.outputs)
     first = next(preprocess.batches(given.arrays, record.inputs, request.preprocess))
     fault = shapes.dynamic_fault(record.inputs, {name: each.shape for name, each in first.items()}, request.dynamic)
     if fault is not None:
         raise CompileFaultError("dynamic", fault)
     output_bytes = behaviour.try_samples(runnable, given, record, request.preprocess)
-    golden, calibration, overlaps = _divide(request, record, given, output_bytes)
+    golden, calibration, overlaps = _divide(request, record, (given, runnable, made), output_bytes)
     origin = None
     if exported is not None:
         origin = sources_exported.refer(exported, request, record, golden, Path(request.out_dir, REFERENCE_FILE))
@@ -69,24 +74,51 @@ def _open_tflite(source: Path) -> tuple[ModelRecord, Runnable]:
 
 
 def _divide(
-    request: IngestRequest, record: ModelRecord, given: Samples, output_bytes: int
+    request: IngestRequest, record: ModelRecord, whole: tuple[Samples, Runnable, samples.Made], output_bytes: int
 ) -> tuple[Samples, Samples, bool]:
-    """Return golden samples, calibration samples, and whether they overlap."""
+    """Return golden samples, calibration samples, and whether they overlap; all with the source's own states."""
+    given, runnable, made = whole
     limit_n = max(1, split.MAX_CALIBRATION_BYTES // max(given.sample_bytes, 1))
-    chosen = split.choose(
-        given.count_n,
-        given.labels,
-        golden_limit=split.golden_limit_n(given.sample_bytes, output_bytes),
-        calibration_limit=limit_n,
-        calibration_given=request.calibration is not None,
-    )
+    chosen = _choose(request, record, given, (split.golden_limit_n(given.sample_bytes, output_bytes), limit_n))
+    given = _with_states(request, record, given, runnable, np.union1d(chosen.golden, chosen.calibration))
     golden = given.take(chosen.golden)
     if request.calibration is None:
-        return golden, given.take(chosen.calibration), chosen.overlaps
-    extra = samples.load(request.calibration, record.inputs, request.preprocess, "calibration", top1=False)
-    samples.check_calibration(given, extra)
+        return golden, replace(given.take(chosen.calibration), sequences=None), chosen.overlaps
+    extra = samples.load(request.calibration, record.inputs, request.preprocess, "calibration", top1=False, made=made)
+    samples.check_calibration(given, extra, made)
     order = split.balanced_order(extra.count_n, None)[: min(split.MAX_GIVEN_CALIBRATION_N, limit_n)]
-    return golden, extra.take(order), False
+    extra = _with_states(request, record, extra, runnable, order)
+    return golden, replace(extra.take(order), sequences=None), False
+
+
+def _choose(request: IngestRequest, record: ModelRecord, given: Samples, limits: tuple[int, int]) -> split.Split:
+    """Choose samples at random, or whole sequences where samples are steps of such."""
+    golden_limit, calibration_limit = limits
+    calibration_given = request.calibration is not None
+    if request.state or given.sequences is not None or states.keeps_state(record):
+        as_is = record.format == "tflite"  # nothing is calibrated, so nothing is set apart for it
+        chosen = split.choose_sequences(
+            states.bounds(given.sequences, given.count_n),
+            golden_limit=golden_limit,
+            calibration_limit=calibration_limit,
+            calibration_given=calibration_given or as_is,
+        )
+        return replace(chosen, calibration=chosen.golden[:1], overlaps=True) if as_is else chosen
+    return split.choose(
+        given.count_n,
+        given.labels,
+        golden_limit=golden_limit,
+        calibration_limit=calibration_limit,
+        calibration_given=calibration_given,
+    )
+
+
+def _with_states(
+    request: IngestRequest, record: ModelRecord, given: Samples, runnable: Runnable, indices: split.Indices
+) -> Samples:
+    if not request.state:
+        return given
+    return states.fill(runnable, given, record, request.preprocess, request.state, indices)
 
 
 def _digest(path: Path) -> str:

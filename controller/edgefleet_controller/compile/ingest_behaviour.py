@@ -71,14 +71,15 @@ def try_samples(source: Runnable, given: Samples, record: ModelRecord, transform
     """
     runner = source.open()
     feeds = list(islice(preprocess.batches(given.arrays, record.inputs, transforms), _TRIED_N))
-    runs = [_run(source, runner, feed, index) for index, feed in enumerate(feeds)]
-    _check_repeats(source, runner.output_names, runs[0], _run(source, source.open(), feeds[0], 0))
+    runs = [run_one(source, runner, feed, index) for index, feed in enumerate(feeds)]
+    _check_repeats(source, runner.output_names, runs[0], run_one(source, source.open(), feeds[0], 0))
     _check_shapes(runner.output_names, runs)
     _check_numbers(runner.output_names, runs)
     return sum(output.nbytes for output in runs[0])
 
 
-def _run(source: Runnable, runner: Runner, feed: Arrays, index: int) -> list[Array]:
+def run_one(source: Runnable, runner: Runner, feed: Arrays, index: int) -> list[Array]:
+    """Return the outputs of one sample. Raises CompileFaultError where it does not run."""
     try:
         return runner.run(feed)
     except source.errors as error:

@@ -66,6 +66,8 @@ def build_key(
     calibration: str,
     preprocess: Mapping[str, InputTransform],
     dynamic: Mapping[str, Mapping[str, tuple[int, int, int]]],
+    state: Mapping[str, str],
+    constants: Mapping[str, int | float],
     task: str | None,
     license: str | None,  # noqa: A002 - the field's name
     samples_level: str,
@@ -85,6 +87,8 @@ def build_key(
                 "calibration": calibration,
                 "preprocess": {name: transform.model_dump(mode="json") for name, transform in preprocess.items()},
                 "dynamic": {name: dict(axes) for name, axes in dynamic.items()},
+                "state": dict(state),
+                "constants": dict(constants),
                 "task": task,
                 "license": license,
                 "samples_level": samples_level,

@@ -29,7 +29,12 @@ def batches(
     """Yield the feeds of one sample after the other: model input → array."""
     count = len(arrays[specs[0].name])
     for index in range(count):
-        yield {spec.name: _one(arrays[spec.name], index, spec, preprocess.get(spec.name)) for spec in specs}
+        yield feed(arrays, specs, preprocess, index)
+
+
+def feed(arrays: Arrays, specs: tuple[TensorSpec, ...], preprocess: Mapping[str, InputTransform], index: int) -> Arrays:
+    """Return the feeds of one sample: model input → array."""
+    return {spec.name: _one(arrays[spec.name], index, spec, preprocess.get(spec.name)) for spec in specs}
 
 
 def _one(array: Array, index: int, spec: TensorSpec, transform: InputTransform | None) -> Array:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from edgefleet_contract.artifact import EvidenceLevel, InputTransform, TensorMaps, TensorSpec
+from edgefleet_contract.artifact import Constants, EvidenceLevel, InputTransform, StateMap, TensorMaps, TensorSpec
 from edgefleet_contract.base import ByteCount, Digest, Name, Reason, Record, TensorName
 from edgefleet_contract.coverage import Coverage
 from edgefleet_contract.evidence import Task
@@ -16,7 +16,9 @@ from edgefleet_contract.variant import VariantName
 
 Count = Annotated[int, Field(ge=0)]
 OptionValue = str | int | float | bool
-FaultPlace = Literal["source", "samples", "calibration", "preprocess", "labels", "dynamic", "variant"]
+FaultPlace = Literal[
+    "source", "samples", "calibration", "preprocess", "labels", "dynamic", "state", "constants", "variant"
+]
 DynamicAxes = dict[TensorName, dict[str, tuple[int, int, int]]]
 """Input → axis name → smallest, usual and largest size."""
 
@@ -29,6 +31,7 @@ class SamplesFile(Record):
     """The path as the manifest writes it, for messages."""
     inputs: dict[TensorName, TensorName] = {}
     labels: TensorName | None = None
+    sequences: TensorName | None = None
 
 
 class IngestRequest(Record):
@@ -44,6 +47,8 @@ class IngestRequest(Record):
     calibration: SamplesFile | None = None
     preprocess: dict[TensorName, InputTransform] = {}
     dynamic: DynamicAxes = {}
+    state: StateMap = {}
+    constants: Constants = {}
     top1: bool
     """Whether labels, where there are some, must be class numbers."""
     out_dir: FilePath
@@ -117,6 +122,7 @@ class BuildRequest(Record):
     calibration: FilePath
     preprocess: dict[TensorName, InputTransform] = {}
     dynamic: DynamicAxes = {}
+    constants: Constants = {}
     out: FilePath
     work_dir: FilePath
     task: Task | None = None
@@ -132,6 +138,8 @@ class BuildAnswer(Record):
     outputs: tuple[TensorSpec, ...]
     input_map: TensorMaps = {}
     output_map: TensorMaps = {}
+    bound: tuple[TensorName, ...] = ()
+    """Inputs of the source that are constants of the file."""
     options: dict[str, OptionValue] = {}
     """How it was made, with every figure a choice was made by."""
     rewrites: tuple[str, ...] = ()
@@ -205,6 +213,8 @@ class FaultAnswer(Record):
     what: FaultPlace
     reason: Reason
     next_step: str | None = None
+    at: tuple[str, ...] = ()
+    """Keys below the user's thing that lead to what is wrong."""
 
 
 CompileRequest = Annotated[

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Protocol
 
 from pydantic import Field
 
-from edgefleet_contract.artifact import ArtifactDocument, InputTransform
+from edgefleet_contract.artifact import ArtifactDocument, Constants, InputTransform, StateMap
 from edgefleet_contract.base import Digest, Name, Reason, Record, TensorName
 from edgefleet_contract.desired import Candidate
 from edgefleet_contract.evidence import Task, Verdict
@@ -34,6 +34,8 @@ class CheckedModel(Record):
     samples_record: SamplesRecord
     preprocess: dict[TensorName, InputTransform] = {}
     dynamic: DynamicAxes = {}
+    state: StateMap = {}
+    constants: Constants = {}
     task: Task | None = None
     license: str | None = None
     recipes: dict[VariantName, Recipe] = {}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +18,7 @@ from edgefleet_controller.compile.protocol import FaultPlace, SamplesFile
 from edgefleet_controller.compile.split import Indices
 
 LABELS = "labels"
+SEQUENCES = "sequences"
 _MAX_SCALE = 100.0
 """How much larger or smaller than the samples calibration samples may be: 0 to 255 against 0 to 1 is beyond."""
 Role = Literal["samples", "calibration"]
@@ -26,10 +27,11 @@ Transforms = Mapping[str, InputTransform]
 
 @dataclass(frozen=True)
 class Samples:
-    """Raw samples by model input, first axis = sample, and class labels where there are some."""
+    """Raw samples by model input, first axis = sample, class labels and sequence numbers where there are some."""
 
     arrays: Mapping[str, Array]
     labels: Indices | None
+    sequences: Indices | None = None
 
     @property
     def count_n(self) -> int:
@@ -43,13 +45,13 @@ class Samples:
 
     def take(self, indices: Indices) -> Samples:
         """Return some of the samples."""
-        labels = None if self.labels is None else self.labels[indices]
-        return Samples({name: array[indices] for name, array in self.arrays.items()}, labels)
+        labels, sequences = (each if each is None else each[indices] for each in (self.labels, self.sequences))
+        return Samples({name: array[indices] for name, array in self.arrays.items()}, labels, sequences)
 
     def write(self, path: Path) -> None:
-        """Write the canonical `.npz`: arrays named by model input, and `labels`."""
-        labels = {} if self.labels is None else {LABELS: self.labels}
-        npz.write(path, {**self.arrays, **labels})
+        """Write the canonical `.npz`: arrays named by model input, `labels` and `sequences`."""
+        beside = {LABELS: self.labels, SEQUENCES: self.sequences}
+        npz.write(path, {**self.arrays, **{name: each for name, each in beside.items() if each is not None}})
 
 
 def check_preprocess(inputs: tuple[TensorSpec, ...], preprocess: Transforms) -> None:
@@ -62,30 +64,93 @@ def check_preprocess(inputs: tuple[TensorSpec, ...], preprocess: Transforms) -> 
             )
 
 
+@dataclass(frozen=True)
+class Made:
+    """Inputs whose arrays need not be in a samples file.
+
+    Attributes:
+        state: inputs that take a state: zeros, or what the file has by their name.
+        constants: input → the value of all its elements.
+    """
+
+    state: Collection[str] = ()
+    constants: Mapping[str, int | float] = field(default_factory=dict)
+
+
 def load(
-    file: SamplesFile, inputs: tuple[TensorSpec, ...], preprocess: Transforms, role: Role, *, top1: bool
+    file: SamplesFile,
+    inputs: tuple[TensorSpec, ...],
+    preprocess: Transforms,
+    role: Role,
+    *,
+    top1: bool,
+    made: Made | None = None,
 ) -> Samples:
     """Return the samples of a file, checked against the model.
 
     Raises:
         CompileFaultError: not an `.npz` within bounds; names, shapes, dtypes or counts that do not fit; values that
-            are not finite; labels that are no class numbers or of another length.
+            are not finite; labels that are no class numbers or of another length; sequences that are torn apart.
     """
-    path = Path(file.path)
+    made, path = made or Made(), Path(file.path)
     sizes = _members(path, role)
-    wanted = _names(file, inputs, list(sizes), role)
-    labels_name = _labels_name(file, list(sizes))
+    sampled = tuple(spec for spec in inputs if spec.name not in {*made.state, *made.constants})
+    wanted = _names(file, inputs, list(sizes), role, sampled)
+    labels_name = _named(file.labels, LABELS, file, list(sizes))
+    sequences_name = _named(file.sequences, SEQUENCES, file, list(sizes))
+    beside = {name for name in (labels_name, sequences_name) if name}
     try:
-        arrays = npz.read(path, {*wanted.values(), *([labels_name] if labels_name else [])})
+        arrays = npz.read(path, {*wanted.values(), *beside})
     except ArchiveError as error:
         raise CompileFaultError(role, f"cannot be read: {error}") from error
     by_input = {
         spec.name: _check(arrays[wanted[spec.name]], wanted[spec.name], spec, preprocess.get(spec.name), role)
-        for spec in inputs
+        for spec in sampled
     }
     count_n = _count(by_input, role)
+    for spec in inputs:
+        if spec.name in made.constants:
+            by_input[spec.name] = _repeated(spec, np.asarray(made.constants[spec.name]), count_n)
+        elif spec.name in made.state:
+            by_input[spec.name] = _state(arrays.get(wanted.get(spec.name, "")), spec, count_n, role)
     labels = _labels(arrays[labels_name], labels_name, count_n, top1=top1) if labels_name else None
-    return Samples(by_input, labels)
+    sequences = _sequences(arrays[sequences_name], sequences_name, count_n, role) if sequences_name else None
+    return Samples(by_input, labels, sequences)
+
+
+def _repeated(spec: TensorSpec, value: Array, count_n: int) -> Array:
+    """Return a value for each sample, cast to the input's dtype; a dynamic axis has size 1."""
+    shape = tuple(size if isinstance(size, int) else 1 for size in spec.shape) if value.ndim == 0 else value.shape
+    return np.broadcast_to(value.astype(spec.dtype), (count_n, *shape))
+
+
+def _state(array: Array | None, spec: TensorSpec, count_n: int, role: Role) -> Array:
+    """Return the state each sample would begin a sequence with: zeros, the file's one, or the file's own a sample."""
+    if array is None:
+        return _repeated(spec, np.zeros(()), count_n)
+    rank = len(spec.shape)
+    rows = array[None] if array.ndim == rank else array
+    fault = shapes.shape_fault(rows.shape, spec) or shapes.dtype_fault(str(array.dtype), spec.dtype, None)
+    if fault is None and len(rows) not in {1, count_n}:
+        fault = f"it has {len(rows)} states for {count_n} samples"
+    if fault is not None or rows.ndim != rank + 1:
+        text = f"initial state {spec.name!r} does not fit: {fault or f'got {shapes.shown(array.shape)}'}"
+        raise CompileFaultError(role, text, next_step="give one state of the input's shape, for all sequences")
+    _check_finite(rows, spec.name, role)
+    return np.broadcast_to(_narrowed(rows, spec.name, spec, role), (count_n, *rows.shape[1:]))
+
+
+def _sequences(array: Array, name: str, count_n: int, role: Role) -> Indices:
+    if array.shape != (count_n,) or array.dtype.kind not in "iu":
+        text = f"array {name!r} numbers the sequence of each of {count_n} samples in integers; "
+        raise CompileFaultError(role, f"{text}got {array.dtype} {shapes.shown(array.shape)}")
+    numbers = array.astype(np.int64)
+    heads = numbers[[0, *(np.flatnonzero(np.diff(numbers)) + 1)]]
+    if len(np.unique(heads)) != len(heads):
+        found, counts = np.unique(heads, return_counts=True)
+        text = f"array {name!r} comes back to sequence {found[counts > 1][0]} after another"
+        raise CompileFaultError(role, text, next_step="put the samples of a sequence together, in their order")
+    return numbers
 
 
 def _members(path: Path, role: Role) -> dict[str, int]:
@@ -96,8 +161,10 @@ def _members(path: Path, role: Role) -> dict[str, int]:
         raise CompileFaultError(role, f"cannot be read: {error}", next_step=step) from error
 
 
-def _names(file: SamplesFile, inputs: tuple[TensorSpec, ...], has: list[str], role: Role) -> dict[str, str]:
-    """Return model input → array name."""
+def _names(
+    file: SamplesFile, inputs: tuple[TensorSpec, ...], has: list[str], role: Role, sampled: tuple[TensorSpec, ...]
+) -> dict[str, str]:
+    """Return model input → array name; inputs that are not sampled may have none."""
     names = [spec.name for spec in inputs]
     for mapped in file.inputs:
         if mapped not in names:
@@ -105,6 +172,7 @@ def _names(file: SamplesFile, inputs: tuple[TensorSpec, ...], has: list[str], ro
                 role, f"maps input {mapped!r}; the model has {_quoted(names)}{shapes.near(mapped, names)}"
             )
     wanted = {name: file.inputs.get(name, name) for name in names}
+    wanted = {name: array for name, array in wanted.items() if array in has or name in {s.name for s in sampled}}
     for name, array in wanted.items():
         if array not in has:
             raise CompileFaultError(
@@ -115,13 +183,16 @@ def _names(file: SamplesFile, inputs: tuple[TensorSpec, ...], has: list[str], ro
     if file.labels is not None and file.labels not in has:
         hint = shapes.near(file.labels, has)
         raise CompileFaultError("labels", f"has no array {file.labels!r}; it has {_quoted(has)}{hint}")
+    if file.sequences is not None and file.sequences not in has:
+        hint = shapes.near(file.sequences, has)
+        raise CompileFaultError(role, f"has no array {file.sequences!r}; it has {_quoted(has)}{hint}")
     return wanted
 
 
-def _labels_name(file: SamplesFile, has: list[str]) -> str | None:
-    if file.labels is not None:
-        return file.labels
-    return LABELS if LABELS in has and LABELS not in file.inputs.values() else None
+def _named(given: str | None, default: str, file: SamplesFile, has: list[str]) -> str | None:
+    if given is not None:
+        return given
+    return default if default in has and default not in file.inputs.values() else None
 
 
 def _check(array: Array, name: str, spec: TensorSpec, transform: InputTransform | None, role: Role) -> Array:
@@ -193,13 +264,14 @@ def _labels(array: Array, name: str, count_n: int, *, top1: bool) -> Indices | N
     return flat[:, 0].astype(np.int64)
 
 
-def check_calibration(given: Samples, calibration: Samples) -> None:
+def check_calibration(given: Samples, calibration: Samples, made: Made) -> None:
     """Refuse calibration samples that are one single value, or of another scale than the samples.
 
     Raises:
         CompileFaultError: with both ranges.
     """
-    for name, array in calibration.arrays.items():
+    sampled = {name: array for name, array in calibration.arrays.items() if name not in {*made.state, *made.constants}}
+    for name, array in sampled.items():
         theirs = given.arrays[name]
         if array.dtype.kind != "f" and array.dtype != theirs.dtype:
             continue

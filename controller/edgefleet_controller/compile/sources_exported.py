@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from edgefleet_controller.compile import npz, preprocess, session
-from edgefleet_controller.compile.fault import CompileFaultError
+from edgefleet_controller.compile import npz, states
 from edgefleet_controller.compile.ingest_behaviour import Runnable, Runner, try_samples
 from edgefleet_controller.compile.key import keras_versions, torch_versions
-from edgefleet_controller.compile.npz import Array, Arrays
+from edgefleet_controller.compile.npz import Array
 from edgefleet_controller.compile.protocol import IngestRequest, ModelRecord, Origin
-from edgefleet_controller.compile.samples import Samples, Transforms
+from edgefleet_controller.compile.samples import Samples
 
 _ERRORS: tuple[type[Exception], ...] = (RuntimeError, ValueError, TypeError, IndexError)
 """What both frameworks raise of inputs that do not fit."""
@@ -81,7 +80,7 @@ def refer(source: Exported, request: IngestRequest, record: ModelRecord, golden:
     """
     names = tuple(spec.name for spec in record.outputs)
     try_samples(Runnable(lambda: source.open(names), _ERRORS), golden, record, request.preprocess)
-    _write(source, names, golden, record, request.preprocess, out)
+    _write(source, golden, record, request, out)
     with Path(request.source).open("rb") as stream:
         digest = "sha256:" + hashlib.file_digest(stream, "sha256").hexdigest()
     return Origin(digest=digest, framework=f"{source.framework} {source.version}", tools=source.tools)
@@ -89,21 +88,17 @@ def refer(source: Exported, request: IngestRequest, record: ModelRecord, golden:
 
 def _write(
     source: Exported,
-    names: Sequence[str],
     golden: Samples,
     record: ModelRecord,
-    transforms: Transforms,
+    request: IngestRequest,
     out: Path,
 ) -> None:
-    runner = source.open(tuple(names))
-    feeds: list[Arrays] = list(preprocess.batches(golden.arrays, record.inputs, transforms))
-    try:
-        by_output = zip(*(runner.run(feed) for feed in feeds), strict=True)
-        columns = {name: _joined(list(each)) for name, each in zip(names, by_output, strict=True)}
-    except _ERRORS as error:
-        said = f"{type(error).__name__}: {session.short(error)}"
-        raise CompileFaultError("samples", f"do not run through the model in {source.framework}: {said}") from error
-    npz.write(out, columns)
+    names = tuple(spec.name for spec in record.outputs)
+    runner = source.open(names)
+    runnable = Runnable(lambda: runner, _ERRORS)
+    runs = [made for _, _, made in states.steps(runnable, golden, record, request.preprocess, request.state)]
+    judged = [name for name in names if name not in request.state] or names
+    npz.write(out, {name: _joined([run[name] for run in runs]) for name in judged})
 
 
 def _joined(parts: list[Array]) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,6 +54,34 @@ def golden_limit_n(sample_bytes: int, output_bytes: int) -> int:
     by_input = MAX_GOLDEN_BYTES // max(sample_bytes, 1)
     by_output = MAX_GOLDEN_OUTPUT_BYTES // max(output_bytes, 1)
     return max(1, min(MAX_GOLDEN_N, by_input, by_output))
+
+
+def choose_sequences(
+    bounds: Sequence[tuple[int, int]], *, golden_limit: int, calibration_limit: int, calibration_given: bool
+) -> Split:
+    """Divide samples that are steps of sequences: golden are whole sequences in a seeded order, the last cut short.
+
+    Calibration takes single steps from what is left, evenly spread: the states that belong to them are known.
+
+    Args:
+        bounds: first sample and the one after the last of each sequence.
+        golden_limit: the most samples an artifact may carry.
+        calibration_limit: the most that may calibrate.
+        calibration_given: whether calibration samples come from elsewhere, so none are set apart here.
+    """
+    n = bounds[-1][1]
+    apart = not calibration_given and n >= MIN_APART_N
+    calibration_n = min(MAX_CALIBRATION_N, calibration_limit, n // 2) if apart else 0
+    left_n, golden = min(golden_limit, n - calibration_n), np.zeros(n, dtype=bool)
+    for place in np.random.default_rng(_SEED).permutation(len(bounds)).tolist():
+        start, stop = bounds[place]
+        golden[start : min(stop, start + left_n)] = True
+        left_n = max(0, left_n - (stop - start))
+    chosen = np.flatnonzero(golden)
+    if calibration_given:
+        return Split(chosen, chosen[:0], overlaps=False)
+    rest = np.flatnonzero(~golden) if apart else np.arange(n)
+    return Split(chosen, rest[spread(len(rest), calibration_n or calibration_limit)], overlaps=not apart)
 
 
 def choose(

@@ -72,6 +72,8 @@ PARTS: dict[str, Any] = {
     "calibration": "sha256:3",
     "preprocess": {"x": InputTransform()},
     "dynamic": {},
+    "state": {},
+    "constants": {},
     "license": None,
     "samples_level": "real",
     "recipe": Recipe(),
@@ -86,6 +88,8 @@ def test_the_build_key_changes_with_every_part(part: str) -> None:
     others = {
         "preprocess": {"x": InputTransform(scale=2.0)},
         "dynamic": {"x": {"n": (1, 1, 2)}},
+        "state": {"h": "h0"},
+        "constants": {"rate": 16000},
         "tools": {"onnx": "2"},
         "recipe": Recipe(calibration="entropy"),
     }

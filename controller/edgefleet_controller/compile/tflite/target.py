@@ -180,6 +180,7 @@ def _answer(
         outputs=_fixed(specs[1], floats.outputs, shapes),
         input_map=_changed(floats.inputs),
         output_map=_changed(floats.outputs),
+        bound=tuple(floats.frozen),
         options=options,
         rewrites=floats.rewrites,
         min_runtime=dict(made.min_runtime),
