@@ -346,6 +346,24 @@ class EnergyResult(Record):
     """On what this way of reading has been proven; users must know when it never ran on hardware."""
 
 
+class Phase(str, Enum):
+    """What a device was doing thermally."""
+
+    COLD = "cold"
+    """Its temperature still climbed towards its level."""
+    STEADY = "steady"
+    THROTTLED = "throttled"
+    """Its clock stayed below 95 % of its best, near the hottest it became."""
+
+
+class PhaseSpan(Record):
+    """A stretch of one phase, in seconds from the begin of warm-up; it ends where the next begins."""
+
+    phase: Phase
+    begin_s: Annotated[float, Field(ge=0)]
+    end_s: Annotated[float, Field(ge=0)]
+
+
 class ThermalResult(Record):
     """Temperatures and clocks around the latency run, and whether anything slowed the device down meanwhile."""
 
@@ -359,8 +377,14 @@ class ThermalResult(Record):
     """What the hottest zone was waited for to fall below."""
     waited_s: Annotated[float, Field(ge=0)] = 0.0
     clock_start_mhz: Annotated[float, Field(ge=0)] | None = None
-    """The first CPU clock."""
+    """The fastest CPU clock."""
     clock_end_mhz: Annotated[float, Field(ge=0)] | None = None
+    clock_lowest_mhz: Annotated[float, Field(ge=0)] | None = None
+    """The lowest it was seen at, about once a second."""
+    peak_c: float | None = None
+    """The hottest it was seen at."""
+    phases: tuple[PhaseSpan, ...] = Field(default=(), max_length=64)
+    """Empty for a run of fewer than 5 looks, and where no temperature is told."""
 
 
 class PlacementResult(Record):

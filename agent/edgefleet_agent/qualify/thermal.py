@@ -6,9 +6,11 @@ braking, and a power mode that caps clocks (nvpmodel) is a setting, not an event
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from edgefleet_agent.qualify.thermal_phases import FULL_SHARE, ThermalPoint, label_phases
 from edgefleet_agent.sensors.thermal import ReadThermal, Thermal
 from edgefleet_contract.base import clip_reason
 from edgefleet_contract.evidence import LatencyResult, LatencyVerdict, ThermalResult
@@ -21,6 +23,10 @@ START_C = 70.0
 LOWEST_START_C = 45.0
 """A trip point of a skin sensor may be as low as 40 °C; waiting for room temperature would wait for ever."""
 LONGEST_WAIT_S = 30.0
+MOST_LOOKS = 600
+"""Of one measurement: one a second for ten minutes."""
+MOST_PHASES = 64
+"""As many as the evidence holds."""
 _LOOK_S = 1.0
 
 
@@ -111,12 +117,13 @@ def wait_until_cool(
 
 
 class ThermalWatch:
-    """Waits until the device is cool enough, then looks before and after a measurement.
+    """Waits until the device is cool enough, then looks before, during and after a measurement.
 
     Args:
         look: looks once at everything thermal.
         sleep_s: waits; None begins at once, however hot the device is.
         longest_s: the longest wait.
+        now_s: a monotonic clock.
     """
 
     def __init__(
@@ -125,41 +132,86 @@ class ThermalWatch:
         sleep_s: Callable[[float], object] | None = None,
         *,
         longest_s: float = LONGEST_WAIT_S,
+        now_s: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._look = look
+        self._look, self._now_s = look, now_s
         self._gate = wait_until_cool(look, sleep_s, longest_s=longest_s) if sleep_s is not None else None
-        self._before = look()
+        self._seen: list[tuple[float, Thermal]] = []
+        self._began_s = now_s()
+        self.look()
+
+    def look(self) -> None:
+        """Look once more; the last `MOST_LOOKS` but the first are kept."""
+        if len(self._seen) == MOST_LOOKS:
+            del self._seen[1]
+        self._seen.append((self._now_s() - self._began_s, self._look()))
 
     def stop(self) -> ThermalResult:
         """Look again and return what was seen, and whether the device was slowed down meanwhile."""
-        after = self._look()
-        throttling = compare(self._before, after)
-        words = [throttling.reason or throttling.unsure]
-        if self._gate is not None and not self._gate.reached:
-            words.append(
-                f"it began at {self._gate.start_c:.1f} °C: {self._gate.waited_s:.0f} s were not enough to cool"
-            )
+        self.look()
+        before, after = self._seen[0][1], self._seen[-1][1]
+        throttling = compare(before, after)
+        words = [throttling.reason or throttling.unsure, _too_hot(self._gate)]
+        clocks_mhz = [mhz for _, thermal in self._seen if (mhz := _clock_mhz(thermal)) is not None]
+        points = _points(self._seen)
         return ThermalResult(
             throttled=throttling.throttled,
             reason=clip_reason("; ".join(word for word in words if word)) or None,
-            start_c=self._before.hottest_c,
+            start_c=before.hottest_c,
             end_c=after.hottest_c,
             start_limit_c=self._gate.limit_c if self._gate else None,
             waited_s=self._gate.waited_s if self._gate else 0.0,
-            clock_start_mhz=_clock_mhz(self._before),
+            clock_start_mhz=_clock_mhz(before),
             clock_end_mhz=_clock_mhz(after),
+            clock_lowest_mhz=min(clocks_mhz, default=None),
+            peak_c=max((point.celsius for point in points), default=None),
+            phases=label_phases(points)[:MOST_PHASES],
         )
 
 
+def _too_hot(gate: Gate | None) -> str | None:
+    if gate is None or gate.reached:
+        return None
+    return f"it began at {gate.start_c:.1f} °C: {gate.waited_s:.0f} s were not enough to cool"
+
+
+def _points(seen: Sequence[tuple[float, Thermal]]) -> list[ThermalPoint]:
+    return [
+        ThermalPoint(at_s, thermal.hottest_c, _clock_mhz(thermal) or 0.0)
+        for at_s, thermal in seen
+        if thermal.hottest_c is not None
+    ]
+
+
 def _clock_mhz(thermal: Thermal) -> float | None:
-    return next((clock.mhz for clock in thermal.frequencies if clock.mhz is not None), None)
+    """Return the fastest CPU clock: of a chip with slow cores beside fast ones, that of the fast."""
+    told = [(clock.name.startswith("cpufreq"), clock.mhz) for clock in thermal.frequencies if clock.mhz is not None]
+    return max((mhz for is_cpu, mhz in told if is_cpu), default=next((mhz for _, mhz in told), None))
 
 
 def judged(latency: LatencyResult, thermal: ThermalResult) -> LatencyResult:
-    """Return a latency result that says `throttled` when the device was; an earlier verdict is kept in words."""
-    if not thermal.throttled or latency.verdict is LatencyVerdict.THROTTLED:
+    """Return a latency result that says `throttled` when the device was; an earlier verdict is kept in words.
+
+    Where no level lasted and the CPU's clock moved, that is said: a governor may lower the clock for other reasons than
+    heat.
+    """
+    if latency.verdict is LatencyVerdict.THROTTLED:
         return latency
+    if not thermal.throttled:
+        moved = _clock_moved(thermal)
+        if latency.verdict is not LatencyVerdict.UNSTEADY or moved is None:
+            return latency
+        return latency.model_copy(update={"reason": clip_reason(f"{latency.reason}; {moved}")})
     words = [thermal.reason or "the device was slowed down"]
     if latency.verdict is not LatencyVerdict.VALID:
         words.append(f"also {latency.verdict.value}: {latency.reason}")
     return latency.model_copy(update={"verdict": LatencyVerdict.THROTTLED, "reason": clip_reason("; ".join(words))})
+
+
+def _clock_moved(thermal: ThermalResult) -> str | None:
+    """Return between what the CPU's clock went, in words; None where it stayed within 5 %, or is not told."""
+    told = [thermal.clock_start_mhz, thermal.clock_lowest_mhz, thermal.clock_end_mhz]
+    clocks_mhz = [mhz for mhz in told if mhz is not None]
+    if not clocks_mhz or min(clocks_mhz) >= FULL_SHARE * max(clocks_mhz):
+        return None
+    return f"meanwhile the CPU's clock went between {min(clocks_mhz):.0f} and {max(clocks_mhz):.0f} MHz"

@@ -10,8 +10,9 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import Enum
 from itertools import groupby
+
+from edgefleet_contract.evidence import Phase, PhaseSpan
 
 SMOOTH_N = 5
 """A median of five ignores single readings of a clock that is read between two states."""
@@ -25,30 +26,13 @@ MIN_RISE_C = 3.0
 """Sensors step by up to 1 °C; a smaller rise is no warm-up."""
 
 
-class Phase(str, Enum):
-    """What the device was doing thermally."""
-
-    COLD = "cold"
-    STEADY = "steady"
-    THROTTLED = "throttled"
-
-
 @dataclass(frozen=True)
 class ThermalPoint:
-    """One look during a run."""
+    """One look during a run; `mhz` is 0 where no clock is told, and then nothing is called throttled."""
 
     at_s: float
     celsius: float
     mhz: float
-
-
-@dataclass(frozen=True)
-class PhaseSpan:
-    """A stretch of one phase; it ends where the next begins."""
-
-    phase: Phase
-    begin_s: float
-    end_s: float
 
 
 def label_phases(points: Sequence[ThermalPoint]) -> tuple[PhaseSpan, ...]:
@@ -86,4 +70,7 @@ def _spans(points: Sequence[ThermalPoint], labels: Sequence[Phase]) -> tuple[Pha
     for phase, group in groupby(zip(labels, points, strict=True), key=lambda pair: pair[0]):
         starts.append((phase, next(group)[1].at_s))
     ends = [*(begin_s for _, begin_s in starts[1:]), points[-1].at_s]
-    return tuple(PhaseSpan(phase, begin_s, end_s) for (phase, begin_s), end_s in zip(starts, ends, strict=True))
+    return tuple(
+        PhaseSpan(phase=phase, begin_s=begin_s, end_s=end_s)
+        for (phase, begin_s), end_s in zip(starts, ends, strict=True)
+    )

@@ -34,11 +34,19 @@ from edgefleet_agent.qualify.thermal import ThermalWatch, judged, longest_wait_s
 from edgefleet_agent.runtimes.base import Array, Runtime, Session, UnsupportedError
 from edgefleet_agent.runtimes.mapped import mapped
 from edgefleet_agent.runtimes.registry import find_runtime
-from edgefleet_agent.sensors.probe import probe
+from edgefleet_agent.sensors.probe import Sensors, probe
 from edgefleet_contract.accept import Scenario
 from edgefleet_contract.artifact import ArtifactDocument, FileRole
 from edgefleet_contract.errors import DeviceError, UserInputError
-from edgefleet_contract.evidence import Gate, LatencyResult, LatencyVerdict, ParityResult, Trial, Verdict
+from edgefleet_contract.evidence import (
+    Gate,
+    LatencyResult,
+    LatencyVerdict,
+    ParityResult,
+    ThermalResult,
+    Trial,
+    Verdict,
+)
 from edgefleet_contract.job import LatencyBudget, QualifyJob
 from edgefleet_contract.variant import Variant, parse_variant
 
@@ -214,13 +222,10 @@ class _Trial:
     def _measure(self, session: Session, feeder: Feeder, start: Start) -> None:
         call = session.bind(feeder.feeds(0))
         sensors = probe()
-        wait_s = longest_wait_s(self.job.latency.max_duration_s)
-        watch = ThermalWatch(sensors.read_thermal, time.sleep, longest_s=wait_s)
         budget = budget_for(self.job.accept.latency, self.job.latency)
         query = make_query(session, feeder, samples_per_query(budget))
         memory = self.meter.result_after(query.call)
-        latency = self._steady_latency(query, budget, start)
-        thermal = watch.stop()
+        latency, thermal = self._steady_latency(query, budget, start, sensors)
         if growth := self.meter.growth():
             self.findings.warn(growth)
         energy = measure_energy(call, sensors, plan_for(self.job.latency.max_duration_s))
@@ -231,17 +236,28 @@ class _Trial:
         if feeder.batch_n > 1:
             self.findings.warn(f"the model takes {feeder.batch_n} samples at a time; latency is of such a batch")
 
-    def _steady_latency(self, query: Query, budget: LatencyBudget, start: Start) -> LatencyResult:
+    def _steady_latency(
+        self, query: Query, budget: LatencyBudget, start: Start, sensors: Sensors
+    ) -> tuple[LatencyResult, ThermalResult]:
         """Measure, and again while no level lasted: what moved it may be gone. How often stands in the result."""
+        wait_s = longest_wait_s(budget.max_duration_s)
         runs_n = 0
         while True:
             runs_n += 1
+            watch = ThermalWatch(sensors.read_thermal, time.sleep, longest_s=wait_s)
             latency = measure_latency(
-                query.call, budget, start=start, spinning=SPINNING, clocks=self.clocks, samples_n=query.samples_n
+                query.call,
+                budget,
+                start=start,
+                spinning=SPINNING,
+                clocks=self.clocks,
+                samples_n=query.samples_n,
+                look=watch.look,
             )
+            thermal = watch.stop()
             moved = latency.verdict is LatencyVerdict.UNSTEADY and latency.scenario is Scenario.SINGLE_STREAM
             if not moved or runs_n == RUNS_MAX_N:
-                return latency.model_copy(update={"runs_n": runs_n})
+                return latency.model_copy(update={"runs_n": runs_n}), thermal
 
     def _prove_limits(self) -> None:
         accept, measured = self.job.accept, self.findings.measured

@@ -12,7 +12,7 @@ from edgefleet_agent.sensors.probe import Sensors
 from edgefleet_agent.sensors.rails import Call, Rail, Total
 from edgefleet_agent.sensors.thermal import Thermal
 from edgefleet_contract.accept import Accept, EnergyAccept
-from edgefleet_contract.evidence import EnergyStatus, Gate, LatencyVerdict, Verdict
+from edgefleet_contract.evidence import EnergyStatus, Gate, LatencyVerdict, Phase, Verdict
 from edgefleet_contract.job import LatencyBudget, QualifyJob
 from edgefleet_contract.profile import RailKind, TemperatureReading, ThrottleFlag
 
@@ -57,3 +57,17 @@ def test_a_trial_during_which_the_device_was_slowed_down_is_throttled(
     assert "from 4 to 5 events" in str(trial.latency.reason)
     assert trial.thermal is not None
     assert trial.thermal.throttled
+
+
+def test_a_trial_on_a_hot_device_waits_until_it_is_cool_and_tells_the_phases_of_its_run(
+    golden_artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hot, cool = (Thermal(temperatures=(TemperatureReading(name="cpu", celsius=c),)) for c in (88.0, 60.0))
+    slept: list[float] = []
+    monkeypatch.setattr("edgefleet_agent.qualify.trial.time.sleep", slept.append)
+    monkeypatch.setattr("edgefleet_agent.qualify.trial.probe", lambda: sensors_that_see(hot, hot, hot, cool))
+    monkeypatch.setattr("edgefleet_agent.qualify.latency_measuring.LOOK_NS", 1_000_000)
+    thermal = run_trial(QualifyJob(artifact_dir=str(golden_artifact), latency=BUDGET)).thermal
+    assert thermal is not None
+    assert (slept, thermal.waited_s, thermal.start_c) == ([1.0, 1.0, 1.0], 3.0, 60.0)
+    assert [span.phase for span in thermal.phases] == [Phase.STEADY]

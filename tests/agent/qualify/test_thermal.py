@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from edgefleet_agent.qualify.thermal import START_C, ThermalWatch, compare, judged, start_limit_c, wait_until_cool
-from edgefleet_agent.qualify.thermal_phases import Phase, ThermalPoint, label_phases
+from edgefleet_agent.qualify.thermal_phases import ThermalPoint, label_phases
 from edgefleet_agent.sensors.probe import probe
 from edgefleet_agent.sensors.thermal import Thermal
-from edgefleet_contract.evidence import LatencyResult, LatencyVerdict, ThermalResult
-from edgefleet_contract.profile import TemperatureReading, ThrottleFlag
+from edgefleet_contract.evidence import LatencyResult, LatencyVerdict, Phase, ThermalResult
+from edgefleet_contract.profile import FrequencyReading, TemperatureReading, ThrottleFlag
 from edgefleet_hil.boards import add_cooling, build_board, write_files
 
 
@@ -195,3 +195,63 @@ def test_a_brake_added_meanwhile_is_not_compared(tmp_path: Path) -> None:
         build_board("orin-nano", tmp_path), lambda root: add_cooling(root, 9, "cv0-throttle-alert", 1, 1)
     )
     assert result.throttled is False
+
+
+class Board:
+    """A board whose temperature and clock follow from the time, on a clock the test moves."""
+
+    def __init__(self, celsius: Callable[[float], float], mhz: Callable[[float], float] | None = None) -> None:
+        self.at_s = 0.0
+        self._celsius, self._mhz = celsius, mhz
+
+    def look(self) -> Thermal:
+        zone = TemperatureReading(name="cpu", celsius=self._celsius(self.at_s))
+        slow = FrequencyReading(name="cpufreq policy0", mhz=600.0)
+        clocks = (slow, FrequencyReading(name="cpufreq policy4", mhz=self._mhz(self.at_s))) if self._mhz else ()
+        return Thermal(temperatures=(zone,), frequencies=clocks)
+
+    def watched(self, seconds: int) -> ThermalResult:
+        watch = ThermalWatch(self.look, now_s=lambda: self.at_s)
+        for _ in range(seconds):
+            self.at_s += 1.0
+            watch.look()
+        return watch.stop()
+
+
+def test_a_watched_run_tells_its_phases_its_peak_and_its_lowest_clock() -> None:
+    found = Board(warming, lambda at_s: 1500.0 if at_s < 70 else 1100.0).watched(120)
+    assert [span.phase for span in found.phases] == [Phase.COLD, Phase.STEADY, Phase.THROTTLED]
+    assert found.phases[0].begin_s == 0.0
+    assert found.phases[-1].begin_s == pytest.approx(70, abs=3)
+    assert found.phases[-1].end_s == 120.0
+    assert (found.clock_start_mhz, found.clock_lowest_mhz, found.clock_end_mhz) == (1500.0, 1100.0, 1100.0)
+    assert found.peak_c == pytest.approx(80.0, abs=0.1)
+
+
+def test_a_board_without_a_clock_has_phases_but_none_of_them_is_throttled() -> None:
+    found = Board(warming).watched(120)
+    assert [span.phase for span in found.phases] == [Phase.COLD, Phase.STEADY]
+    assert found.clock_lowest_mhz is None
+
+
+def test_a_machine_without_temperatures_has_no_phases() -> None:
+    watch = ThermalWatch(Thermal)
+    for _ in range(20):
+        watch.look()
+    found = watch.stop()
+    assert (found.phases, found.peak_c) == ((), None)
+
+
+def test_a_clock_to_and_fro_every_second_leaves_a_bounded_record() -> None:
+    found = Board(lambda _: 80.0, lambda at_s: 1500.0 if at_s // 3 % 2 else 900.0).watched(2000)
+    assert 0 < len(found.phases) <= 64
+
+
+def test_where_no_level_lasted_and_the_clock_moved_that_is_said() -> None:
+    cool = ThermalResult(throttled=False, clock_start_mhz=1500.0, clock_lowest_mhz=900.0, clock_end_mhz=1480.0)
+    found = judged(latency(LatencyVerdict.UNSTEADY, "no level lasted"), cool)
+    assert found.verdict is LatencyVerdict.UNSTEADY
+    assert found.reason == "no level lasted; meanwhile the CPU's clock went between 900 and 1500 MHz"
+    still = ThermalResult(throttled=False, clock_start_mhz=1500.0, clock_lowest_mhz=1480.0, clock_end_mhz=1500.0)
+    for kept, thermal in ((LatencyVerdict.VALID, cool), (LatencyVerdict.UNSTEADY, still)):
+        assert judged(latency(kept, "why"), thermal).reason == "why"
