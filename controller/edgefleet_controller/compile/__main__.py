@@ -69,16 +69,17 @@ def _do(asked: Asked) -> CompileAnswer:
 
 def _build(asked: BuildRequest) -> BuildAnswer:
     """Build a variant, of the source or, where the target needs that, of the source with its constants bound."""
-    module = importlib.import_module(_module_of(asked))
-    if not asked.constants:
-        answer: BuildAnswer = module.build(asked)
-        return answer
-    from edgefleet_controller.compile.rewrite import bind_constants
+    from edgefleet_controller.compile import fixed_inputs
 
-    if not bind_constants.needed(asked):
-        answer = module.build(asked)
-        return answer
-    return bind_constants.told(module.build(bind_constants.bound(asked)), asked)
+    asked = fixed_inputs.fixed(asked)
+    module = importlib.import_module(_module_of(asked))
+    if asked.constants:
+        from edgefleet_controller.compile.rewrite import bind_constants
+
+        if bind_constants.needed(asked):
+            return bind_constants.told(module.build(bind_constants.bound(asked)), asked)
+    answer: BuildAnswer = module.build(asked)
+    return answer
 
 
 def _module_of(asked: BuildRequest) -> str:
