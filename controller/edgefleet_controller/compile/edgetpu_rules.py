@@ -196,6 +196,16 @@ def _split(op: Op) -> str | None:
     return "it splits the batch dimension" if rank > 1 and int(values.reshape(-1)[0]) % rank == 0 else None
 
 
+def _squeeze(op: Op) -> str | None:
+    """Only leading sizes of 1 may go: [1, 5, 10] but not [5, 1, 10] may become [5, 10]."""
+    source, made = op.inputs[0], op.outputs[0].shape
+    shape = () if source is None else source.shape
+    kept = shape[next((axis for axis, size in enumerate(shape) if size > 1), len(shape)) :]
+    if kept and made[-len(kept) :] != kept:
+        return f"it removes a size from within {list(shape)}; only leading ones may go"
+    return None
+
+
 def _strided_slice(op: Op) -> str | None:
     strides = op.input(3)
     values = strides.values() if strides is not None else None
@@ -272,7 +282,7 @@ RULES: Mapping[str, tuple[Rule, ...]] = {
     "SPACE_TO_DEPTH": (),
     "SPLIT": (_split,),
     "SQUARED_DIFFERENCE": (),
-    "SQUEEZE": (),
+    "SQUEEZE": (_squeeze,),
     "STRIDED_SLICE": (_constant(1, 2, 3), _strided_slice),
     "SUB": (),
     "SUM": _REDUCE,
