@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edgefleet_agent import commands
-from edgefleet_agent.config import EXIT_CODES, add_identity_options, add_run_options
+from edgefleet_agent.config import EXIT_CODES, add_identity_options, add_meter_option, add_run_options
 from edgefleet_contract.errors import EdgefleetError, UserInputError
 
 
@@ -31,6 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
     qualify.add_argument("artifact_dir", metavar="ARTIFACT_DIR", type=Path, help="folder with artifact.json")
     qualify.add_argument("--trial-timeout", metavar="DURATION", default="5m", help="longest trial (default: 5m)")
     qualify.add_argument("--test-runtimes", action="store_true", help="allow runtimes that misbehave on purpose")
+    add_meter_option(qualify)
     _add_output(qualify)
     qualify.set_defaults(call=commands.qualify)
     status = sub.add_parser("status", help="print what serves and what waits", epilog=EXIT_CODES)

@@ -19,7 +19,15 @@ from typing import Literal, TextIO
 from edgefleet_agent import control
 from edgefleet_agent.activate import Activator
 from edgefleet_agent.blobs import DOCUMENT_NAME, Storage
-from edgefleet_agent.config import AgentConfig, ConfigError, config_from, parse_labels, parse_name, parse_period_s
+from edgefleet_agent.config import (
+    AgentConfig,
+    ConfigError,
+    config_from,
+    meter_environment,
+    parse_labels,
+    parse_name,
+    parse_period_s,
+)
 from edgefleet_agent.filesystem import Filesystem
 from edgefleet_agent.orders import obey_while_stopped
 from edgefleet_agent.records import AgentState
@@ -48,6 +56,7 @@ def run(options: argparse.Namespace, filesystem: Filesystem | None = None) -> in
     from edgefleet_contract.topics import DeviceTopics
 
     config = config_from(options)
+    os.environ.update(meter_environment(options.meter))  # for the workers, who inherit it
     if config.exit_with_stdin:
         exit_when_closed(sys.stdin.buffer)
     signal.signal(control.SIGNAL, signal.SIG_IGN)  # before the lock names this process: an order may come at once
@@ -149,6 +158,7 @@ def qualify(options: argparse.Namespace) -> int:
     if not (folder / DOCUMENT_NAME).is_file():
         msg = f"{folder} holds no {DOCUMENT_NAME}"
         raise ConfigError(msg, next_step="give the folder of an artifact, as `fleet build --out DIR` writes it")
+    os.environ.update(meter_environment(options.meter))  # for the worker, who inherits it
     limits = ChildLimits(timeout_s=parse_period_s(options.trial_timeout, "--trial-timeout"))
     trial = trial_of(run_in_worker(QualifyJob(artifact_dir=str(folder), test_runtimes=options.test_runtimes), limits))
     if trial is None:

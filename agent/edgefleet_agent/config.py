@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from pydantic import TypeAdapter, ValidationError
 
+from edgefleet_agent.sensors.external import MAX_REFERENCE, METER_VARIABLE, REFERENCE
 from edgefleet_contract.base import Name
 from edgefleet_contract.errors import UserInputError
 from edgefleet_contract.labels import LabelKey, LabelValue
@@ -73,6 +74,31 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--trial-timeout", metavar="DURATION", default="5m", help="longest trial (default: 5m)")
     parser.add_argument("--requalify-every", metavar="DURATION", help="prove what serves again, up to 1d (default: no)")
     parser.add_argument("--exit-with-stdin", action="store_true", help="end when standard input closes")
+    add_meter_option(parser)
+
+
+def add_meter_option(parser: argparse.ArgumentParser) -> None:
+    """Declare the option that names an external power meter."""
+    parser.add_argument(
+        "--meter",
+        metavar="MODULE:FACTORY",
+        help=f"what makes the power meter on this device's input [{METER_VARIABLE}]",
+    )
+
+
+def meter_environment(option: str | None, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Return the variable that tells a worker which meter to load; empty for none. Nothing is imported here.
+
+    Raises:
+        ConfigError: it is not of the form `module:factory`.
+    """
+    reference = option if option is not None else environ.get(METER_VARIABLE)
+    if not reference:
+        return {}
+    if len(reference) > MAX_REFERENCE or not REFERENCE.fullmatch(reference):
+        msg = f"--meter {reference[:80]!r}: write module:factory, such as my_bench.meters:joulescope"
+        raise ConfigError(msg)
+    return {METER_VARIABLE: reference}
 
 
 def add_identity_options(parser: argparse.ArgumentParser) -> None:

@@ -6,10 +6,14 @@
     meter.start()
     meter.pass_s(1.5)
     meter.stop().energy_j                                            # 5.0
+
+`edgefleet-agent qualify DIR --meter edgefleet_hil.meter:worker_meter` shows a trial with a meter on any machine: the
+meter believes that its process draws 3 W, and 5 W more while it computes.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,6 +33,7 @@ class SimulatedMeter:
     """
 
     name = "simulated meter"
+    refresh_s = STEP_S
 
     def __init__(self, power_w: Callable[[float], float] = lambda _: 0.0, volts: float = 5.0) -> None:
         self._power_w = power_w
@@ -70,3 +75,24 @@ class SimulatedMeter:
         """Return the power now and the energy so far."""
         power_w = self._power_w(self._steps_n * STEP_S)
         return Statistics(power_w, self._energy_j, power_w / self._volts, self._volts)
+
+
+class WorkerMeter(SimulatedMeter):
+    """Simulates 3 W, and 5 W for each second of CPU time this process takes, in real time. It measures nothing else."""
+
+    name = "simulated meter (3 W, and 5 W while this process computes)"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._began_s, self._computed_s = time.monotonic(), time.process_time()
+
+    def get_statistics(self) -> Statistics:
+        """Return the mean power and the energy since the meter was made."""
+        passed_s = max(1e-9, time.monotonic() - self._began_s)
+        energy_j = 3.0 * passed_s + 5.0 * (time.process_time() - self._computed_s)
+        return Statistics(energy_j / passed_s, energy_j)
+
+
+def worker_meter() -> WorkerMeter:
+    """Return a meter for `--meter edgefleet_hil.meter:worker_meter`."""
+    return WorkerMeter()

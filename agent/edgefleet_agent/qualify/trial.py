@@ -24,7 +24,8 @@ from edgefleet_agent.qualify.artifact import (
 )
 from edgefleet_agent.qualify.clocks import Clocks, real_clocks
 from edgefleet_agent.qualify.conditions import pin, read_conditions
-from edgefleet_agent.qualify.energy_meter import measure_energy, plan_for
+from edgefleet_agent.qualify.energy_external import measure_energy_here
+from edgefleet_agent.qualify.energy_meter import plan_for
 from edgefleet_agent.qualify.findings import Findings, GateMissedError
 from edgefleet_agent.qualify.latency import Start, measure_latency
 from edgefleet_agent.qualify.latency_query import Query, make_query, profile_of
@@ -228,7 +229,7 @@ class _Trial:
         latency, thermal = self._steady_latency(query, budget, start, sensors)
         if growth := self.meter.growth():
             self.findings.warn(growth)
-        energy = measure_energy(call, sensors, plan_for(self.job.latency.max_duration_s))
+        energy = measure_energy_here(call, sensors, plan_for(self.job.latency.max_duration_s))
         latency = judged(latency, thermal).model_copy(update={"profile": profile_of(session, feeder, budget, memory)})
         self.findings.measured.update(latency=latency, memory=memory, energy=energy, thermal=thermal)
         if self.meter.warning:

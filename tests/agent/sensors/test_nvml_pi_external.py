@@ -185,7 +185,7 @@ def test_a_pi_4_has_no_power_sensor(tmp_path: Path) -> None:
 
 
 def test_a_meter_on_the_input_is_a_total_by_itself() -> None:
-    total = meter_total(SimulatedMeter(), refresh_s=0.5)
+    total = meter_total(SimulatedMeter())
     assert total.kind == "counter"
     assert EnergyMeter(total).dithers is False
     with RailReader(total.rails) as reader:
