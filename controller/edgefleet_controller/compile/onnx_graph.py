@@ -47,12 +47,22 @@ def own_tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
 
 
 def none_found(model: onnx.ModelProto) -> str:
-    """Return, for a refusal, that a model has no such weights; what lies inside control flow is named apart."""
-    inside = (tensor for graph in inner_graphs(model.graph) for tensor in own_tensors(graph))
-    inner_n = sum(tensor.data_type == onnx.TensorProto.FLOAT for tensor in inside)
+    """Return, for a refusal, that a model has no such weights; what lies inside control flow is named apart.
+
+    A branch or body may also read weights of the graph around it.
+    """
+    inner_n = _float_weights_inside(model.graph)
     if not inner_n:
         return "it has none"
-    return f"the main graph has none, and the {inner_n} float32 tensors inside its If, Loop or Scan stay float32"
+    return f"its main graph has none, and the {inner_n} float32 tensors its If, Loop or Scan read inside stay float32"
+
+
+def _float_weights_inside(graph: onnx.GraphProto) -> int:
+    inner = list(inner_graphs(graph))
+    read = {name for each in inner for node in each.node for name in node.input}
+    tensors = [tensor for each in inner for tensor in own_tensors(each)]
+    tensors += [tensor for tensor in graph.initializer if tensor.name in read]
+    return sum(tensor.data_type == onnx.TensorProto.FLOAT for tensor in tensors)
 
 
 def reads_of(node: onnx.NodeProto) -> set[str]:

@@ -149,6 +149,32 @@ def test_int8_dynamic_without_anything_to_quantise_is_unsupported(build: Build) 
     assert caught.value.family == "unsupported"
 
 
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_refusal_names_the_weights_a_loop_reads(build: Build, inside: bool) -> None:
+    body_io = [(TensorProto.INT64, "i", []), (TensorProto.BOOL, "go", []), (TensorProto.FLOAT, "state", [1, 4, 8, 8])]
+    values = {name: helper.make_tensor_value_info(name, kind, shape) for kind, name, shape in body_io}
+    weight = numpy_helper.from_array(np.eye(8, dtype=np.float32), "weight")
+    out = helper.make_tensor_value_info("out", TensorProto.FLOAT, [1, 4, 8, 8])
+    nodes = [
+        helper.make_node("MatMul", ["state", "weight"], ["out"]),
+        helper.make_node("Identity", ["go"], ["on"]),
+    ]
+    on = helper.make_tensor_value_info("on", TensorProto.BOOL, [])
+    body = helper.make_graph(nodes, "body", list(values.values()), [on, out], [weight] if inside else [])
+    count = numpy_helper.from_array(np.array(3), "count")
+    graph = helper.make_graph(
+        [helper.make_node("Loop", ["count", "", "image"], ["y"], body=body)],
+        "looped",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 4, 8, 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 4, 8, 8])],
+        [count] if inside else [count, weight],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    model.ir_version = 8
+    with pytest.raises(CompileFaultError, match="the 1 float32 tensors its If, Loop or Scan read inside stay float32"):
+        build(model, "ort/cpu/int8")
+
+
 def test_notes_do_not_change_the_bytes(build: Build) -> None:
     plain = convolutions()
     plain.ClearField("doc_string")
