@@ -8,7 +8,7 @@ from functools import singledispatch
 from pathlib import Path
 from typing import TypeVar
 
-from edgefleet_agent.feeding import completed, without
+from edgefleet_agent.feeding import completed, judged, without
 from edgefleet_agent.match import match_samples
 from edgefleet_agent.model_file import bare_variant, is_tflite
 from edgefleet_agent.outputs import make_feeder, run_samples
@@ -79,7 +79,8 @@ def _outputs(job: OutputsJob) -> OutputsAnswer:
     samples = without(load_samples(Path(job.samples)), job.bound)
     session = open_model(Path(job.model), job.variant, test_runtimes=job.test_runtimes)
     session = mapped(session, job.input_map, job.output_map)
-    outputs = outputs_of(session, samples, job.preprocess, job.state)
+    outputs = outputs_of(session, samples, job.preprocess, {} if job.single_steps else job.state)
+    outputs = {name: outputs[name] for name in judged(outputs, job.state)}
     save_arrays(Path(job.out), outputs)
     return OutputsAnswer(outputs=_described(session, outputs), n_samples=samples.n)
 

@@ -15,7 +15,7 @@ from edgefleet_contract.artifact import ArtifactDocument, ArtifactFile, FileRole
 from edgefleet_contract.base import MAX_REASON_CHARS, clip_reason, hex_of
 from edgefleet_contract.desired import Candidate
 from edgefleet_contract.evidence import ParityVerdict, Verdict
-from edgefleet_contract.job import CompareAnswer, CompareJob, OutputsJob
+from edgefleet_contract.job import STEPS_WORDS, CompareAnswer, CompareJob, OutputsJob
 from edgefleet_contract.manifest import ModelSpec
 from edgefleet_contract.report import Tried
 from edgefleet_contract.tuning import Recipe
@@ -71,6 +71,7 @@ _ABOUT: Mapping[str, str] = {"calibration": "the calibration samples ", "samples
 """What a reason speaks of, where that is not the variant itself."""
 _SAMPLES, _CALIBRATION = "samples.npz", "calibration.npz"
 _SOURCE_OUTPUTS, _ARTIFACT_OUTPUTS, _OTHER_OUTPUTS = "source_outputs.npz", "artifact_outputs.npz", "other_outputs.npz"
+_STEPS_OUTPUTS = "steps_outputs.npz"
 
 
 class Builder:
@@ -244,7 +245,9 @@ class Builder:
             if str(host) == checked.model.reference and checked.model.format == "tflite":
                 host_check = self._other_kernels(checked, variant, str(host), work)
             else:
-                host_check = ran(checked, variant, str(host), self._host_parity(checked, variant, work))
+                host_check = ran(
+                    checked, variant, str(host), self._host_parity(checked, variant, str(host), work, made)
+                )
         if made.coverage is not None:
             (work / COVERAGE_FILE).write_bytes(made.coverage.canonical_json())
             files.append(self._keep(work / COVERAGE_FILE, FileRole.COVERAGE))
@@ -276,7 +279,16 @@ class Builder:
         self._run(checked, host, _model_path(variant, work), work / _ARTIFACT_OUTPUTS, made)
         return self._keep(work / _ARTIFACT_OUTPUTS, FileRole.ARTIFACT_OUTPUTS)
 
-    def _run(self, checked: CheckedModel, variant: str, model: Path, out: Path, made: BuildAnswer | None) -> None:
+    def _run(
+        self,
+        checked: CheckedModel,
+        variant: str,
+        model: Path,
+        out: Path,
+        made: BuildAnswer | None,
+        *,
+        single_steps: bool = False,
+    ) -> None:
         job = OutputsJob(
             model=str(model),
             variant=variant,
@@ -285,6 +297,7 @@ class Builder:
             input_map=made.input_map if made is not None else {},
             output_map=made.output_map if made is not None else {},
             state=checked.state,
+            single_steps=single_steps,
             bound=made.bound if made is not None else (),
             out=str(out),
         )
@@ -293,16 +306,28 @@ class Builder:
         out.unlink()
         out.write_bytes(canonical)
 
-    def _host_parity(self, checked: CheckedModel, variant: str, work: Path) -> CompareAnswer:
+    def _host_parity(
+        self, checked: CheckedModel, variant: str, host: str, work: Path, made: BuildAnswer
+    ) -> CompareAnswer:
         """Return the comparison; a failing one is a `StepError`, so the artifact goes nowhere."""
         job = self._comparison(checked, variant, work, _ARTIFACT_OUTPUTS)
         answer = self._steps.compare(job)
         if answer.verdict is ParityVerdict.FAIL:
             check = f" ({answer.failed_check.value})" if answer.failed_check else ""
             message = f"parity with the source failed on the builder{check}: {answer.reason or 'no reason given'}"
+            message += self._of_steps(checked, variant, host, work, made) if checked.state else ""
             command = Command(WORKER_ARGV, job.model_dump_json().encode())
             raise StepError(Verdict.BUILD_FAILED, clip_reason(message), command, lasting=True)
         return answer
+
+    def _of_steps(self, checked: CheckedModel, variant: str, host: str, work: Path, made: BuildAnswer) -> str:
+        """Return in words whether what fails with states fed back also fails step by step; empty: it does not run."""
+        try:
+            self._run(checked, host, _model_path(variant, work), work / _STEPS_OUTPUTS, made, single_steps=True)
+            answer = self._steps.compare(self._comparison(checked, variant, work, _STEPS_OUTPUTS))
+        except StepError:
+            return ""
+        return f"; {STEPS_WORDS[answer.verdict is ParityVerdict.FAIL]}"
 
     def _comparison(self, checked: CheckedModel, variant: str, work: Path, candidate: str) -> CompareJob:
         return CompareJob.model_validate(

@@ -94,7 +94,9 @@ class OutputsJob(Record):
     input_map: TensorMaps = {}
     output_map: TensorMaps = {}
     state: StateMap = {}
-    """Outputs to feed back; empty takes each step's state from the samples."""
+    """Outputs to feed back."""
+    single_steps: bool = False
+    """Whether every step takes its state from the samples, instead of what the step before gave."""
     bound: tuple[TensorName, ...] = Field(default=(), max_length=64)
     """Arrays of the samples that are constants of the file."""
     out: FilePath
