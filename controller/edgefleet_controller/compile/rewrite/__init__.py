@@ -42,7 +42,7 @@ def _rewritten(
     refusals: list[str],
 ) -> Rewritten:
     """Return the graph with our rewrites and, for what is left, the standard's bodies; for `kinds` only, or all."""
-    made, names = library.apply(model, kinds, refusals=refusals)
+    made, names = library.apply(functions.raised(model, library.OPSET), kinds, refusals=refusals)
     made, inlined_n = functions.apply(made, kinds)
     if inlined_n:
         names = (*names, named(functions.NAME, inlined_n))

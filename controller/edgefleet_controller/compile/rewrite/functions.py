@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 
 NAME = "functions-inlined"
 _OPSET = 21
+_IR_VERSION = 8
+"""Weights need not be inputs since version 4."""
 _PASSES = 3
 """Bodies use operators that have bodies themselves: Attention uses Softmax, losses use LogSoftmax."""
 _KEEP = frozenset({
@@ -57,13 +59,24 @@ def apply(model: onnx.ModelProto, only: Collection[str] = ()) -> tuple[onnx.Mode
 
 def _with_bodies(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return the model in an opset whose operators have bodies, where it converts: Elu has none before opset 18."""
-    opset = opset_of(model)
-    if opset >= _OPSET:
+    return raised(model, _OPSET)
+
+
+def raised(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
+    """Return the model in at least this opset, or as it is where it does not convert."""
+    given = opset_of(model)
+    if given >= opset:
         return model
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    made.ir_version = max(made.ir_version, _IR_VERSION)
+    if given == 0:
+        made.opset_import.append(helper.make_opsetid("", opset))
+        return made
     try:
-        return onnx.version_converter.convert_version(model, _OPSET)
-    except RuntimeError as error:
-        logger.info("stays in opset %d: %s", opset, one_line(error))
+        return onnx.version_converter.convert_version(made, opset)
+    except (RuntimeError, onnx.version_converter.ConvertError) as error:
+        logger.info("stays in opset %d: %s", given, one_line(error))
         return model
 
 

@@ -8,37 +8,65 @@ from collections.abc import Callable, Collection, Mapping
 import onnx
 
 from edgefleet_controller.compile.onnx_graph import STANDARD_DOMAINS
-from edgefleet_controller.compile.rewrite import pooling, recurrent, resize, scan, simple
+from edgefleet_controller.compile.rewrite import (
+    classical,
+    fourier,
+    indexing,
+    ngrams,
+    pooling,
+    recurrent,
+    resize,
+    running,
+    scan,
+    scatter,
+    simple,
+)
 from edgefleet_controller.compile.rewrite.graph import Builder, named
 
 Rule = Callable[[onnx.NodeProto, Builder], bool]
 """Adds the nodes that stand for one to the builder and returns True, or returns False to leave it."""
 
-RULES: Mapping[str, tuple[str, Rule]] = {
-    "AveragePool": ("pool-by-slices", pooling.pool),
-    "BatchNormalization": ("batch-statistics-decomposed", simple.batch_statistics),
-    "Conv": ("pads-written-out", pooling.explicit_pads),
-    "GRU": ("recurrent-unrolled", recurrent.unrolled),
-    "LpNormalization": ("lp-normalization-decomposed", simple.lp_normalization),
-    "LpPool": ("pool-by-slices", pooling.pool),
-    "LSTM": ("recurrent-unrolled", recurrent.unrolled),
-    "Max": ("one-input-removed", simple.one_input),
-    "MaxPool": ("pool-by-slices", pooling.pool),
-    "Mean": ("one-input-removed", simple.one_input),
-    "Min": ("one-input-removed", simple.one_input),
-    "OneHot": ("one-hot-compared", simple.one_hot),
-    "Pad": ("pad-all-axes", simple.pad_axes),
-    "ReduceMax": ("bool-extreme-as-number", simple.bool_extreme),
-    "ReduceMin": ("bool-extreme-as-number", simple.bool_extreme),
-    "Resize": ("resize-by-matrices", resize.by_matrices),
-    "RNN": ("recurrent-unrolled", recurrent.unrolled),
-    "Scan": ("scan-unrolled", scan.unrolled),
-    "Sum": ("one-input-removed", simple.one_input),
+OPSET = 17
+"""What rules write: older graphs are raised to it first, where they convert."""
+RULES: Mapping[str, tuple[tuple[str, Rule], ...]] = {
+    "AveragePool": (("pool-by-slices", pooling.pool),),
+    "BatchNormalization": (("batch-statistics-decomposed", simple.batch_statistics),),
+    "Conv": (("pads-written-out", pooling.explicit_pads),),
+    "CumProd": (("running-product-masked", running.cumulative_product),),
+    "DFT": (("fourier-by-matrices", fourier.transform),),
+    "GatherElements": (("indices-from-start", indexing.counted_from_start),),
+    "GRU": (("recurrent-unrolled", recurrent.unrolled),),
+    "Hardmax": (("hardmax-compared", running.hardmax),),
+    "LogSoftmax": (("log-softmax-decomposed", running.log_softmax),),
+    "LpNormalization": (("lp-normalization-decomposed", simple.lp_normalization),),
+    "LpPool": (("pool-by-slices", pooling.pool),),
+    "LSTM": (("recurrent-unrolled", recurrent.unrolled),),
+    "Max": (("one-input-removed", simple.one_input),),
+    "MaxPool": (("pool-by-slices", pooling.pool),),
+    "Mean": (("one-input-removed", simple.one_input),),
+    "Min": (("one-input-removed", simple.one_input),),
+    "OneHot": (("one-hot-compared", simple.one_hot),),
+    "Pad": (("wrap-gathered", indexing.wrapped_pad), ("pad-all-axes", simple.pad_axes)),
+    "ReduceMax": (("bool-extreme-as-number", simple.bool_extreme),),
+    "ReduceMin": (("bool-extreme-as-number", simple.bool_extreme),),
+    "Resize": (("resize-by-matrices", resize.by_matrices),),
+    "RNN": (("recurrent-unrolled", recurrent.unrolled),),
+    "Scan": (("scan-unrolled", scan.unrolled),),
+    "ScatterElements": (("scatter-by-matrix", scatter.combined),),
+    "ScatterND": (("scatter-by-matrix", scatter.combined),),
+    "Slice": (("backward-slice-gathered", indexing.backward_slice),),
+    "Split": (("split-sizes-written-out", indexing.uneven_split),),
+    "STFT": (("fourier-by-matrices", fourier.short_time),),
+    "Sum": (("one-input-removed", simple.one_input),),
+    "TfIdfVectorizer": (("n-grams-compared", ngrams.counted),),
+    "ai.onnx.ml:ArrayFeatureExtractor": (("features-gathered", classical.feature_extractor),),
+    "ai.onnx.ml:Binarizer": (("threshold-compared", classical.binarizer),),
 }
-"""Operator → the rewrite's name in records, and the rule."""
-INTEGER_RULES: Mapping[str, tuple[str, Rule]] = {
-    "MatMul": ("constant-matmul-as-gemm", simple.constant_product),
-    "ReduceMean": ("spatial-mean-pooled", simple.spatial_mean),
+"""Operator, after its domain where that is not ONNX's own → the names of rewrites in records with their rules; the
+first rule that takes a node replaces it."""
+INTEGER_RULES: Mapping[str, tuple[tuple[str, Rule], ...]] = {
+    "MatMul": (("constant-matmul-as-gemm", simple.constant_product),),
+    "ReduceMean": (("spatial-mean-pooled", simple.spatial_mean),),
 }
 """The same for operators that convert, and whose rewrite has a better integer kernel, or one at all."""
 
@@ -46,7 +74,7 @@ INTEGER_RULES: Mapping[str, tuple[str, Rule]] = {
 def apply(
     model: onnx.ModelProto,
     only: Collection[str],
-    rules: Mapping[str, tuple[str, Rule]] = RULES,
+    rules: Mapping[str, tuple[tuple[str, Rule], ...]] = RULES,
     refusals: list[str] | None = None,
 ) -> tuple[onnx.ModelProto, tuple[str, ...]]:
     """Return the model with the rules' rewrites, and their names.
@@ -60,11 +88,13 @@ def apply(
     builder = Builder(model)
     done: Counter[str] = Counter()
     for node in model.graph.node:
-        name, rule = rules.get(node.op_type, ("", None)) if node.domain in STANDARD_DOMAINS else ("", None)
-        if rule is not None and (not only or node.op_type in only) and rule(node, builder):
-            done[name] += 1
-        else:
+        kind = node.op_type if node.domain in STANDARD_DOMAINS else f"{node.domain}:{node.op_type}"
+        tried = rules.get(kind, ()) if not only or node.op_type in only else ()
+        name = next((name for name, rule in tried if rule(node, builder)), None)
+        if name is None:
             builder.keep(node)
+        else:
+            done[name] += 1
     if refusals is not None:
         refusals += builder.refusals
     if not done:

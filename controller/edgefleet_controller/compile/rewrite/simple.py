@@ -7,8 +7,6 @@ import onnx
 
 from edgefleet_controller.compile.rewrite.graph import Builder, attribute, given
 
-_TINY = float(np.finfo(np.float32).tiny)
-
 
 def one_input(node: onnx.NodeProto, builder: Builder) -> bool:
     """Max, Min, Sum or Mean of one tensor is that tensor."""
@@ -28,7 +26,9 @@ def lp_normalization(node: onnx.NodeProto, builder: Builder) -> bool:
         total = _sum(builder, builder.add("Abs", [node.input[0]]), axis)
     else:
         total = builder.add("Sqrt", [_sum(builder, builder.add("Mul", [node.input[0]] * 2), axis)])
-    safe = builder.add("Max", [total, builder.constant(np.asarray(_TINY, dtype=np.float32))])
+    # A Max with a tiny number says the same, and becomes a Relu in the converter: 0 / 0.
+    empty = builder.add("Equal", [total, builder.constant(np.asarray(0, dtype=np.float32))])
+    safe = builder.add("Add", [total, builder.add("Cast", [empty], to=onnx.TensorProto.FLOAT)])
     builder.add("Div", [node.input[0], safe], node.output)
     return True
 

@@ -14,7 +14,7 @@ from edgefleet_controller.compile.fault import CompileFaultError
 from edgefleet_controller.compile.npz import Array, Arrays
 from edgefleet_controller.compile.rewrite import branches, library
 from edgefleet_controller.compile.rewrite.graph import named
-from edgefleet_controller.compile.tflite import convert, freeze, layout, prove, source, widen
+from edgefleet_controller.compile.tflite import convert, freeze, layout, prove, scalars, source, widen
 from edgefleet_controller.compile.tflite.convert import ConversionError
 from edgefleet_controller.compile.tflite.interpreter import Interpreter, RefusedError
 from edgefleet_controller.compile.tflite.layout import Axes
@@ -157,9 +157,16 @@ def _try(attempt: Attempt, probes: Probes) -> FloatFile:
 
 
 def _converted(attempt: Attempt, probes: Probes) -> tuple[bytes, Interpreter]:
-    """Return the file and its interpreter, int64 outputs that came out narrower widened where that is safe."""
+    """Return the file and its interpreter: scalars without axes, int64 outputs that came out narrower widened."""
     data = convert.to_tflite(attempt.model, attempt.keep)
     interpreter = Interpreter(data)
+    ports = (*interpreter.inputs, *interpreter.outputs)
+    one = {
+        each.name for each in ports if each.shape == (1,) and probes.shapes.get(attempt.names.get(each.name, "")) == ()
+    }
+    if one:
+        data = scalars.without_axis(data, one)
+        interpreter = Interpreter(data)
     narrow = {
         port.name
         for port in interpreter.outputs

@@ -81,7 +81,7 @@ class Interpreter:
 
     def _run(self, feeds: Arrays) -> list[Array]:
         for port in self.inputs:
-            self._interpreter.set_tensor(port.index, np.ascontiguousarray(feeds[port.name]))
+            self._interpreter.set_tensor(port.index, np.asarray(feeds[port.name], order="C"))
         self._interpreter.invoke()
         return [np.array(self._interpreter.get_tensor(port.index)) for port in self.outputs]
 

@@ -1,0 +1,107 @@
+"""Scalars at a file's edges: the converter gives them one axis, and callers know them without."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection
+
+import numpy as np
+
+from edgefleet_controller.compile.npz import Array
+from edgefleet_controller.compile.tflite import flatbuffer
+from edgefleet_controller.compile.tflite.flatbuffer import FlatObject
+
+
+def without_axis(data: bytes, names: Collection[str]) -> bytes:
+    """Return the file whose inputs and outputs of these names, of shape [1], have no axis.
+
+    A reshape behind each such input and a squeeze before each such output join them to the graph, which stays.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = flatbuffer.read(data)
+    graph = model.subgraphs[0]
+    graph.operators = list(graph.operators or ())
+    model.operatorCodes = list(model.operatorCodes or ())
+    graph.inputs, graph.outputs = (np.array(each, dtype=np.int32) for each in (graph.inputs, graph.outputs))
+    for edges, entering in ((graph.inputs, True), (graph.outputs, False)):
+        for place, index in enumerate(edges):
+            if flatbuffer.text(graph.tensors[index].name) not in names:
+                continue
+            edge = _edge(model, int(index))
+            edges[place] = edge
+            code = _code(model, schema, schema.BuiltinOperator.RESHAPE if entering else schema.BuiltinOperator.SQUEEZE)
+            if entering:
+                graph.operators.insert(0, _reshape(model, schema, code, edge, int(index)))
+            else:
+                graph.operators.append(_squeeze(schema, code, int(index), edge))
+            _point(model, int(index), edge, entering=entering)
+    return flatbuffer.write(model)
+
+
+def _edge(model: FlatObject, index: int) -> int:
+    """Add a tensor without axes beside an inner one, whose name it takes; return its place."""
+    graph = model.subgraphs[0]
+    inner = graph.tensors[index]
+    edge = copy.copy(inner)
+    edge.shape, edge.shapeSignature = np.zeros(0, dtype=np.int32), None
+    edge.hasRank = True
+    edge.buffer = _buffer(model, None)
+    inner.name = f"{flatbuffer.text(inner.name)}_one"
+    graph.tensors.append(edge)
+    return len(graph.tensors) - 1
+
+
+def _buffer(model: FlatObject, values: Array | None) -> int:
+    from ai_edge_litert import schema_py_generated as schema
+
+    buffer = schema.BufferT()
+    if values is not None:
+        buffer.data = np.frombuffer(values.tobytes(), dtype=np.uint8)
+    model.buffers.append(buffer)
+    return len(model.buffers) - 1
+
+
+def _code(model: FlatObject, schema: FlatObject, builtin: int) -> int:
+    code = schema.OperatorCodeT()
+    code.builtinCode = code.deprecatedBuiltinCode = builtin
+    code.version = 1
+    model.operatorCodes.append(code)
+    return len(model.operatorCodes) - 1
+
+
+def _operator(schema: FlatObject, code: int, inputs: list[int], output: int) -> FlatObject:
+    operator = schema.OperatorT()
+    operator.opcodeIndex = code
+    operator.inputs, operator.outputs = (np.asarray(each, dtype=np.int32) for each in (inputs, [output]))
+    return operator
+
+
+def _reshape(model: FlatObject, schema: FlatObject, code: int, edge: int, inner: int) -> FlatObject:
+    graph = model.subgraphs[0]
+    shape = schema.TensorT()
+    shape.name = f"{flatbuffer.text(graph.tensors[inner].name)}_shape"
+    shape.shape, shape.type = np.ones(1, dtype=np.int32), schema.TensorType.INT32
+    shape.buffer = _buffer(model, np.ones(1, dtype=np.int32))
+    graph.tensors.append(shape)
+    operator = _operator(schema, code, [edge, len(graph.tensors) - 1], inner)
+    operator.builtinOptionsType = schema.BuiltinOptions.ReshapeOptions
+    operator.builtinOptions = schema.ReshapeOptionsT()
+    operator.builtinOptions.newShape = np.ones(1, dtype=np.int32)
+    return operator
+
+
+def _squeeze(schema: FlatObject, code: int, inner: int, edge: int) -> FlatObject:
+    operator = _operator(schema, code, [inner], edge)
+    operator.builtinOptionsType = schema.BuiltinOptions.SqueezeOptions
+    operator.builtinOptions = schema.SqueezeOptionsT()
+    operator.builtinOptions.squeezeDims = np.zeros(1, dtype=np.int32)
+    return operator
+
+
+def _point(model: FlatObject, before: int, after: int, *, entering: bool) -> None:
+    """Let signatures name the new edge."""
+    for signature in model.signatureDefs or ():
+        for edge in (signature.inputs if entering else signature.outputs) or ():
+            if edge.tensorIndex == before:
+                edge.tensorIndex = after
