@@ -37,7 +37,7 @@ from edgefleet_contract.variant import VariantName
 
 FilePath = Annotated[str, Field(min_length=1, max_length=4096)]
 STEPS_WORDS = {
-    False: "single steps from the source's own states pass: errors add up over the sequence",
+    False: "single steps from the source's own states pass: what it passes on from step to step goes wrong",
     True: "single steps from the source's own states fail too",
 }
 """Why outputs with states fed back fail, by whether they also fail when every step begins with the source's state."""

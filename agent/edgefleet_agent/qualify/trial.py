@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from edgefleet_agent.outputs import Feeder, TimeboxError, make_feeder, run_samples
@@ -44,11 +44,12 @@ from edgefleet_contract.evidence import (
     LatencyResult,
     LatencyVerdict,
     ParityResult,
+    ParityVerdict,
     ThermalResult,
     Trial,
     Verdict,
 )
-from edgefleet_contract.job import LatencyBudget, QualifyJob
+from edgefleet_contract.job import STEPS_WORDS, LatencyBudget, QualifyJob
 from edgefleet_contract.variant import Variant, parse_variant
 
 SPINNING = False
@@ -133,7 +134,8 @@ class _Trial:
             self.findings.measured["placement"] = session.placement()
             outputs = _outputs(session, feeder, monotonic_s)
             self.meter.pause()
-            self._prove_parity(outputs)
+            with self._steps_told(session, feeder, monotonic_s):
+                self._prove_parity(outputs)
             self._prove_placement()
             self.meter.resume()
             self._measure(session, feeder, Start(load_ns, first_ns))
@@ -161,7 +163,8 @@ class _Trial:
     def _first(self, session: Session) -> tuple[Feeder, int]:
         """Infer once; return how samples are fed, and how long the first inference took, in nanoseconds."""
         try:
-            feeder = make_feeder(self.golden.samples, session.inputs, self.document.io.preprocess)
+            io = self.document.io
+            feeder = make_feeder(self.golden.samples, session.inputs, io.preprocess, io.state)
             feeds = feeder.feeds(0)
             began_ns = self.clocks.now_ns()
             session.run(feeds)
@@ -189,6 +192,18 @@ class _Trial:
             self.findings.warn("the artifact holds no outputs of its own, so this device's arithmetic is unproven")
         else:
             self.findings.rule(verdict.judge_parity(device_parity), Gate.DEVICE_PARITY)
+
+    @contextmanager
+    def _steps_told(self, session: Session, feeder: Feeder, monotonic_s: Callable[[], float]) -> Iterator[None]:
+        """Where a model that feeds states back fails, say whether single steps from the source's own states do."""
+        try:
+            yield
+        except GateMissedError as missed:
+            if not feeder.state:
+                raise
+            steps = _outputs(session, replace(feeder, state={}), monotonic_s)
+            fails = self._faithful({name: steps[name] for name in self.golden.source}).verdict is ParityVerdict.FAIL
+            raise GateMissedError(missed.verdict, missed.gate, f"{missed.reason}; {STEPS_WORDS[fails]}") from missed
 
     def _faithful(self, outputs: Mapping[str, Array]) -> ParityResult:
         """Compare with the source. The metric and the manifest's limits are about this question only."""
