@@ -69,9 +69,9 @@ def _do(asked: Asked) -> CompileAnswer:
 
 def _build(asked: BuildRequest) -> BuildAnswer:
     """Build a variant, of the source or, where the target needs that, of the source with its constants bound."""
-    from edgefleet_controller.compile import fixed_inputs
+    from edgefleet_controller.compile import plain_source
 
-    asked = fixed_inputs.fixed(asked)
+    asked = plain_source.plain(asked)
     module = importlib.import_module(_module_of(asked))
     if asked.constants:
         from edgefleet_controller.compile.rewrite import bind_constants

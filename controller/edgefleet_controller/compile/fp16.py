@@ -55,7 +55,7 @@ def build(request: BuildRequest, inputs: tuple[TensorSpec, ...]) -> tuple[onnx.M
             model, keep_io_types=True, op_block_list=list(BLOCKED_OPERATORS), node_block_list=sorted(kept)
         )
         join_casts(made.graph)
-        sort_nodes(made.graph)
+        onnx_graph.sort_nodes(made.graph)  # the converter appends its casts at the end
         judge = open_judge(request, inputs)
         score = judge.score(judge.run(made.SerializeToString()))
     half_n = sum(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in onnx_graph.all_tensors(made.graph))
@@ -164,23 +164,3 @@ def join_casts(graph: onnx.GraphProto) -> None:
     read = onnx_graph.names_read(graph) | results
     left = [node for node in graph.node if node.op_type != "Cast" or node.output[0] in read]
     onnx_graph.put_nodes(graph, left)
-
-
-def sort_nodes(graph: onnx.GraphProto) -> None:
-    """Put nodes in an order in which each follows what it reads: the converter appends its casts at the end."""
-    ready = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer} | {""}
-    made_here = {name for node in graph.node for name in node.output}
-    waiting = [(node, onnx_graph.reads_of(node) & made_here) for node in graph.node]
-    ordered: list[onnx.NodeProto] = []
-    while waiting:
-        blocked = []
-        for node, reads in waiting:
-            if reads <= ready:
-                ordered.append(node)
-                ready.update(node.output)
-            else:
-                blocked.append((node, reads))
-        if len(blocked) == len(waiting):
-            raise ValueError(f"the graph has a cycle at {blocked[0][0].name!r}")
-        waiting = blocked
-    onnx_graph.put_nodes(graph, ordered)

@@ -14,6 +14,7 @@ import onnx.numpy_helper
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # it ships no types
 
 from edgefleet_contract.artifact import Dim, TensorSpec
+from edgefleet_controller.compile import onnx_graph
 from edgefleet_controller.compile.fault import CompileFaultError, one_line
 from edgefleet_controller.compile.onnx_graph import STANDARD_DOMAINS, all_nodes, all_tensors, inner_graphs, opset_of
 from edgefleet_controller.compile.protocol import ModelRecord
@@ -47,6 +48,10 @@ def load(path: Path) -> onnx.ModelProto:
     _check_external_data(model)
     _check_operators(model)
     _find_shapes(model)
+    try:
+        onnx_graph.sort_nodes(model.graph)  # ONNX Runtime takes nodes in any order, and converters write them so
+    except ValueError as error:
+        raise _fault(str(error)) from error
     try:
         onnx.checker.check_model(model)
     except (onnx.checker.ValidationError, ValueError, UnicodeDecodeError) as error:

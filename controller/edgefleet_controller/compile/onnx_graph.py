@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterable, Iterator
 
 import onnx
@@ -84,6 +85,37 @@ def put_nodes(graph: onnx.GraphProto, nodes: Iterable[onnx.NodeProto]) -> None:
     copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
     del graph.node[:]
     graph.node.extend(copies)
+
+
+def sort_nodes(graph: onnx.GraphProto) -> bool:
+    """Put nodes in an order in which each follows what it reads, changing as little as can be; tell if that took any.
+
+    Raises:
+        ValueError: nodes that wait for each other.
+    """
+    maker = {name: place for place, node in enumerate(graph.node) for name in node.output if name}
+    readers: dict[int, list[int]] = {}
+    waits_n = []
+    for place, node in enumerate(graph.node):
+        makers = {maker[name] for name in reads_of(node) if name in maker}
+        waits_n.append(len(makers))
+        for other in makers:
+            readers.setdefault(other, []).append(place)
+    ready = [place for place, count_n in enumerate(waits_n) if not count_n]
+    order: list[int] = []
+    while ready:
+        order.append(heapq.heappop(ready))
+        for place in readers.get(order[-1], ()):
+            waits_n[place] -= 1
+            if not waits_n[place]:
+                heapq.heappush(ready, place)
+    if len(order) < len(waits_n):
+        stuck = graph.node[next(place for place, count_n in enumerate(waits_n) if count_n)]
+        raise ValueError(f"has nodes that wait for each other, among them {stuck.name or stuck.op_type}")
+    moved = order != sorted(order)
+    if moved:
+        put_nodes(graph, [graph.node[place] for place in order])
+    return moved
 
 
 def replace_input(node: onnx.NodeProto, old: str, new: str) -> None:

@@ -1,6 +1,7 @@
-"""Weights that a source lists among its inputs, as IR version 3 asks for: constants of every artifact.
+"""What ONNX Runtime takes in a source and converters and quantisers do not: put right in a copy.
 
-Converters and quantisers take such a name for an input that must be fed, and find nothing to quantise.
+Weights listed among the inputs, as IR version 3 asks for, are constants of every artifact: tools take such a name for
+an input that must be fed, and find nothing to quantise. Nodes may come in any order, as float16 converters write them.
 """
 
 from __future__ import annotations
@@ -9,26 +10,28 @@ from pathlib import Path
 
 import onnx
 
+from edgefleet_controller.compile import onnx_graph
 from edgefleet_controller.compile.protocol import BuildRequest
 
 _FIRST_IR_WITHOUT = 4
 """From here on a weight need not be an input."""
 
 
-def fixed(request: BuildRequest) -> BuildRequest:
-    """Return the request for a source whose inputs are only what must be fed: itself, or a copy in its work folder."""
+def plain(request: BuildRequest) -> BuildRequest:
+    """Return the request for a source with nodes in order and only inputs that must be fed; a copy where need be."""
     source = Path(request.source)
     if source.suffix != ".onnx":
         return request
     model = onnx.load(source)
     weights = {tensor.name for tensor in model.graph.initializer}
     fed = [value for value in model.graph.input if value.name not in weights]
-    if len(fed) == len(model.graph.input) and model.ir_version >= _FIRST_IR_WITHOUT:
+    moved = onnx_graph.sort_nodes(model.graph)
+    if len(fed) == len(model.graph.input) and model.ir_version >= _FIRST_IR_WITHOUT and not moved:
         return request
     kept = onnx.GraphProto(input=fed)
     model.graph.ClearField("input")
     model.graph.input.extend(kept.input)
     model.ir_version = max(model.ir_version, _FIRST_IR_WITHOUT)
-    out = Path(request.work_dir, "fixed_inputs.onnx")
+    out = Path(request.work_dir, "plain.onnx")
     onnx.save(model, out)
     return request.model_copy(update={"source": str(out)})

@@ -1,4 +1,4 @@
-"""Weights that are listed among a source's inputs, as IR version 3 asks for, are constants of every artifact."""
+"""What ONNX Runtime takes in a source and other tools do not is put right before any variant is made."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import onnx
 import onnxruntime
 import pytest
 
-from edgefleet_controller.compile import fixed_inputs, npz
+from edgefleet_controller.compile import npz, onnx_check, plain_source
 from edgefleet_controller.compile.__main__ import handle
+from edgefleet_controller.compile.fault import CompileFaultError
 from edgefleet_controller.compile.protocol import BuildAnswer, BuildRequest
 
 
@@ -51,4 +52,23 @@ def test_such_weights_are_quantised_as_any_other(ask: Any, make_classifier: Any,
 
 def test_a_source_that_lists_none_is_taken_as_it_is(ask: Any, make_classifier: Any) -> None:
     asked = ask(make_classifier(), "ort/cpu/fp32")
-    assert fixed_inputs.fixed(asked) is asked
+    assert plain_source.plain(asked) is asked
+
+
+def test_nodes_in_any_order_are_taken(ask: Any, make_classifier: Any) -> None:
+    model = make_classifier()
+    nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in reversed(model.graph.node)]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    asked = ask(model, "ort/cpu/int8")
+    assert [node.name for node in onnx_check.load(Path(asked.source)).graph.node] == ["gemm", "last"]
+    BuildAnswer.model_validate_json(handle(asked.model_dump_json().encode()))
+    with pytest.raises(onnx.checker.ValidationError):
+        onnx.checker.check_model(onnx.load(asked.source))
+
+
+def test_nodes_that_wait_for_each_other_are_named(ask: Any, make_classifier: Any) -> None:
+    model = make_classifier()
+    model.graph.node[0].input[0] = "logits"
+    with pytest.raises(CompileFaultError, match="wait for each other, among them gemm"):
+        onnx_check.load(Path(ask(model, "ort/cpu/fp32").source))
