@@ -108,7 +108,7 @@ class Builder:
 
     def check(self, name: str, spec: ModelSpec, files: Mapping[str, FileRef]) -> CheckedModel:
         """Check a model with its samples; see `Checker.check`. Raises UserInputError."""
-        return self._checker.check(name, spec, files)
+        return self._checker.check(name, spec, files).model_copy(update={"options": spec.options})
 
     def key(self, checked: CheckedModel, variant: str) -> str:
         """Return the build key of a variant: a plan asks the cache with it whether there is something to build."""
@@ -125,6 +125,7 @@ class Builder:
             license=checked.license,
             samples_level=checked.samples_level,
             recipe=recipe_of(checked, variant),
+            options=options_of(checked, variant),
             variant=variant,
             tools=tool_versions(),
             reference=checked.reference,
@@ -391,12 +392,18 @@ def _build_request(checked: CheckedModel, variant: str, work: Path) -> BuildRequ
         work_dir=str(scratch),
         task=checked.task,
         recipe=recipe_of(checked, variant),
+        options=dict(options_of(checked, variant)),
     )
 
 
 def recipe_of(checked: CheckedModel, variant: str) -> Recipe:
     """Return how a variant of a model is to be made."""
     return checked.recipes.get(variant, Recipe())
+
+
+def options_of(checked: CheckedModel, variant: str) -> Mapping[str, str]:
+    """Return what the manifest sets for a variant's target."""
+    return checked.options.get(parse_variant(variant).target, {})
 
 
 def _source_name(checked: CheckedModel) -> str:

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from edgefleet_contract.base import ByteCount, Digest, Name, Reason, Record, Share, TensorName, digest_bytes
 from edgefleet_contract.coverage import CoverageSource, OperatorCount
+from edgefleet_contract.options import TargetOptions
 from edgefleet_contract.variant import VariantName
 
 MAX_ARTIFACT_FILES = 64
@@ -216,6 +217,8 @@ class ArtifactDocument(Record):
     build_key: Digest
     """Digest of everything that could have changed these bytes."""
     options: dict[str, str | int | float | bool] = {}
+    provider_options: TargetOptions = {}
+    """Options of the engine's provider; a device checks them again, and its own come before them."""
     toolchain: dict[str, str] = {}
     """Tool → version used to make it."""
     min_runtime: dict[str, str] = {}

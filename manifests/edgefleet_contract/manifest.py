@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, StringConstraints
+from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints
 
 from edgefleet_contract.accept import (
     DEFAULT_LOAD_SHARE,
@@ -31,6 +31,7 @@ from edgefleet_contract.base import Name, Record, TensorName
 from edgefleet_contract.desired import MAX_CHAIN, MAX_MODELS
 from edgefleet_contract.evidence import Task
 from edgefleet_contract.labels import SelectorText
+from edgefleet_contract.options import TargetName, TargetOptions, manifest_problem
 from edgefleet_contract.units import DurationMs, DurationS, EnergyMj, LoadShareText, RateHzText, ShareText, SizeBytes
 from edgefleet_contract.variant import VariantName
 
@@ -47,6 +48,16 @@ def _as_sequence(value: object) -> object:
 
 def _as_file(value: object) -> object:
     return {"file": value} if isinstance(value, str) else value
+
+
+def _check_options(options: dict[str, dict[str, str]]) -> dict[str, dict[str, str]]:
+    problems = (manifest_problem(target, each) for target, each in options.items())
+    if (problem := next((each for each in problems if each), None)) is not None:
+        raise ValueError(problem)
+    return options
+
+
+ModelOptions = Annotated[dict[TargetName, TargetOptions], Field(max_length=32), AfterValidator(_check_options)]
 
 
 class SamplesSpec(Record):
@@ -93,6 +104,8 @@ class ModelSpec(Record):
     it is zeros."""
     constants: Constants = {}
     """Input → the value it always has; such inputs need no array in the samples."""
+    options: ModelOptions = {}
+    """`runtime/engine` → options its artifacts are made with, or carry to the engine's provider on each device."""
     task: Task | None = None
     license: Annotated[str, StringConstraints(min_length=1, max_length=128)] | None = None
     """The model's licence, as an SPDX expression; it goes into every artifact made of it."""

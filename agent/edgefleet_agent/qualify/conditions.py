@@ -33,6 +33,13 @@ def read_conditions(
     )
 
 
+def with_engine_options(conditions: Conditions, options: str) -> Conditions:
+    """Return conditions with the options the engine was given, which decide what it computes and how fast."""
+    if not options:
+        return conditions
+    return conditions.model_copy(update={"extra": {**conditions.extra, "engine_options": options}})
+
+
 def pin(cpus: Collection[int]) -> None:
     """Keep this process, and every thread it starts from now on, on these CPUs; none named: leave it as it is.
 

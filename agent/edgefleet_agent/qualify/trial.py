@@ -23,7 +23,7 @@ from edgefleet_agent.qualify.artifact import (
     verified_document,
 )
 from edgefleet_agent.qualify.clocks import Clocks, real_clocks
-from edgefleet_agent.qualify.conditions import pin, read_conditions
+from edgefleet_agent.qualify.conditions import pin, read_conditions, with_engine_options
 from edgefleet_agent.qualify.energy_external import measure_energy_here
 from edgefleet_agent.qualify.energy_meter import plan_for
 from edgefleet_agent.qualify.findings import Findings, GateMissedError
@@ -34,7 +34,7 @@ from edgefleet_agent.qualify.scenario import budget_for, samples_per_query
 from edgefleet_agent.qualify.thermal import ThermalWatch, judged, longest_wait_s
 from edgefleet_agent.runtimes.base import Array, Runtime, Session, UnsupportedError
 from edgefleet_agent.runtimes.mapped import mapped
-from edgefleet_agent.runtimes.registry import find_runtime
+from edgefleet_agent.runtimes.registry import find_runtime, options_here, with_options
 from edgefleet_agent.sensors.probe import Sensors, probe
 from edgefleet_contract.accept import Scenario
 from edgefleet_contract.artifact import ArtifactDocument, FileRole
@@ -119,10 +119,10 @@ class _Trial:
         golden = load_golden(folder, document)
         variant = parse_variant(document.variant)
         pin(job.latency.cpus)
-        runtime = find_runtime(variant, test_runtimes=job.test_runtimes)
-        findings.measured["conditions"] = read_conditions(
-            variant.runtime, runtime.version, threads=job.latency.threads, spinning=SPINNING
-        )
+        found = find_runtime(variant, test_runtimes=job.test_runtimes)
+        runtime = with_options(found, variant.target, document.provider_options)
+        conditions = read_conditions(variant.runtime, runtime.version, threads=job.latency.threads, spinning=SPINNING)
+        findings.measured["conditions"] = with_engine_options(conditions, options_here(runtime, variant.engine))
         _require_version(variant.runtime, runtime.version, document.min_runtime)
         return cls(job, document, golden, variant, runtime, findings, clocks)
 

@@ -97,6 +97,23 @@ class ProbesAlone(Protocol):
         ...
 
 
+@runtime_checkable
+class TakesOptions(Protocol):
+    """A runtime whose engines take options that an artifact carries."""
+
+    def with_options(self, target: str, options: Mapping[str, str]) -> Runtime:
+        """Return this runtime with an artifact's options for one `runtime/engine`.
+
+        Raises:
+            UnsupportedError: an option is not one that may come from elsewhere, or its value is not allowed.
+        """
+        ...
+
+    def options_here(self, engine: str) -> dict[str, str]:
+        """Return all options an engine is given here, the device's own among them."""
+        ...
+
+
 class Runtime(Protocol):
     """One inference library. One whose engines may crash is a `ProbesAlone` too."""
 

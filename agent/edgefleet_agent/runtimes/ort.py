@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +40,7 @@ from edgefleet_contract.artifact import Dim, DType, TensorSpec
 from edgefleet_contract.base import clip_reason
 from edgefleet_contract.errors import DeviceError
 from edgefleet_contract.evidence import OperatorProfile, PlacementResult
+from edgefleet_contract.options import provider_problem
 from edgefleet_contract.profile import EngineProbe, ProbeStatus
 from edgefleet_contract.variant import ENGINES, Variant
 
@@ -82,6 +83,19 @@ class OrtRuntime:
     Run on hardware by us: `cpu`, and `openvino` on its CPU device. `cuda`, `tensorrt`, `coreml`, `qnn` and `xnnpack`
     were never run on hardware by us.
     """
+
+    def __init__(self, carried: Mapping[str, str] | None = None) -> None:
+        self._carried = dict(carried or {})
+
+    def with_options(self, target: str, options: Mapping[str, str]) -> OrtRuntime:
+        """Return this runtime with the provider options of an artifact. Raises UnsupportedError as `TakesOptions`."""
+        if (problem := provider_problem(target, options)) is not None:
+            raise UnsupportedError(clip_reason(f"the artifact's provider options are refused: {problem}"))
+        return OrtRuntime(options)
+
+    def options_here(self, engine: str) -> dict[str, str]:
+        """Return the options a provider is given here: the artifact's, and before them the device's own."""
+        return providers_of(engine, carried=self._carried)[0][1]
 
     @property
     def version(self) -> str:
@@ -140,7 +154,7 @@ class OrtRuntime:
         """Load a model file. Arguments and errors as `Runtime.load`."""
         if (reason := self.check(variant.engine)) is not None:
             raise UnsupportedError(reason)
-        providers = providers_of(variant.engine)
+        providers = providers_of(variant.engine, carried=self._carried)
         return OrtSession(_open(path, providers, threads=threads, spinning=spinning), str(path), providers)
 
 

@@ -63,13 +63,18 @@ def absent_reason(engine: str, version: str) -> str:
     return f"{PROVIDERS[engine]} is not in the installed onnxruntime {version}; it comes with {_COMES_WITH[engine]}"
 
 
-def providers_of(engine: str, environ: Mapping[str, str] = os.environ) -> list[tuple[str, dict[str, str]]]:
+def providers_of(
+    engine: str, environ: Mapping[str, str] = os.environ, carried: Mapping[str, str] | None = None
+) -> list[tuple[str, dict[str, str]]]:
     """Return the provider asked for with its options, then the CPU's for what the first does not take.
+
+    What the device says comes before what an artifact carries, and that before our defaults.
 
     Raises:
         EngineOptionsError: the options in the environment do not have their form.
     """
-    asked = (PROVIDERS[engine], {**_DEFAULTS.get(engine, {}), **engine_options(_VARIABLE + engine.upper(), environ)})
+    own = engine_options(_VARIABLE + engine.upper(), environ)
+    asked = (PROVIDERS[engine], {**_DEFAULTS.get(engine, {}), **(carried or {}), **own})
     return [asked] if engine == "cpu" else [asked, (CPU_PROVIDER, {})]
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import import_module
 
-from edgefleet_agent.runtimes.base import ProbesAlone, Runtime, UnsupportedError
+from edgefleet_agent.runtimes.base import ProbesAlone, Runtime, TakesOptions, UnsupportedError
 from edgefleet_contract.profile import EngineProbe, ProbeStatus
 from edgefleet_contract.variant import ENGINES, Variant
 
@@ -36,6 +37,27 @@ def find_runtime(variant: Variant, *, test_runtimes: bool) -> Runtime:
     if reason is not None:
         raise UnsupportedError(reason)
     return runtime
+
+
+def with_options(runtime: Runtime, target: str, options: Mapping[str, str]) -> Runtime:
+    """Return a runtime with the options an artifact carries for it.
+
+    Raises:
+        UnsupportedError: it takes none, or not these.
+    """
+    if not options:
+        return runtime
+    if not isinstance(runtime, TakesOptions):
+        raise UnsupportedError(
+            f"{target} takes no options of an artifact; this one carries: {', '.join(options)[:500]}"
+        )
+    return runtime.with_options(target, options)
+
+
+def options_here(runtime: Runtime, engine: str) -> str:
+    """Return the options an engine is given here, as `key=value,key=value`; empty where there are none."""
+    given = runtime.options_here(engine) if isinstance(runtime, TakesOptions) else {}
+    return ",".join(f"{name}={value}" for name, value in sorted(given.items()))
 
 
 def _reason_against(runtime: Runtime, variant: Variant) -> str | None:

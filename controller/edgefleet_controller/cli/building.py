@@ -48,6 +48,10 @@ def build(
     preprocess_from: Annotated[
         str | None, typer.Option("--preprocess-from", metavar="MANIFEST[:MODEL]", help="Take its preprocessing.")
     ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option("--option", metavar="RUNTIME/ENGINE:KEY=VALUE", help="As `options` of a manifest says it."),
+    ] = None,
     workers: Annotated[int, typer.Option("--workers", min=1, max=64, help="Builds at once.")] = 2,
     form: FormatOption = "table",
 ) -> None:
@@ -59,10 +63,13 @@ def build(
     settings: Settings = ctx.obj
     require_writable_folder(out, "--out")
     if file.suffix in MANIFESTS:
-        _refuse_model_options(samples=samples, calibration=calibration, task=task, preprocess_from=preprocess_from)
+        _refuse_model_options(
+            samples=samples, calibration=calibration, task=task, preprocess_from=preprocess_from, option=option
+        )
         wanted = of_manifest(file, variants_of(variant))
     else:
-        wanted = [of_model(file, samples, calibration, variants_of(variant), task, preprocess_from)]
+        made = of_model(file, samples, calibration, variants_of(variant), task, preprocess_from)
+        wanted = [with_options(made, option or [])]
     bench = Workbench(settings.home(file), workers)
     report = with_events(lambda tell: bench.build(wanted, tell, out))
     output.emit(report, form, lambda console: draw_builds(console, report))
@@ -145,6 +152,23 @@ def of_model(
         **feeding_of(preprocess_from),
     )
     return Wanted(model_name(file), spec, files, variants, random=samples is None)
+
+
+def with_options(wanted: Wanted, given: list[str]) -> Wanted:
+    """Return a model with options for its targets, each written `runtime/engine:key=value`. Raises UserInputError."""
+    from dataclasses import replace
+
+    from edgefleet_contract.options import manifest_problem
+
+    options: dict[str, dict[str, str]] = {}
+    for text in given:
+        target, colon, setting = text.partition(":")
+        key, equals, value = setting.partition("=")
+        problem = None if colon and equals and value else "write RUNTIME/ENGINE:KEY=VALUE"
+        if problem := problem or manifest_problem(target, {key: value}):
+            raise UserInputError(f"--option {text[:200]!r}: {problem}")
+        options.setdefault(target, {})[key] = value
+    return replace(wanted, spec=wanted.spec.model_copy(update={"options": options}))
 
 
 def _refuse_model_options(**given: object) -> None:

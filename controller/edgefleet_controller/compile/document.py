@@ -67,6 +67,7 @@ def make_document(
         files=tuple(files),
         build_key=key,
         options=options,
+        provider_options=made.provider_options,
         toolchain=dict(tool_versions()) | (checked.origin.tools if checked.origin else {}),
         min_runtime=made.min_runtime,
         calibration=checked.calibration if calibrated else None,

@@ -72,6 +72,7 @@ def build_key(
     license: str | None,  # noqa: A002 - the field's name
     samples_level: str,
     recipe: Recipe,
+    options: Mapping[str, str],
     variant: str,
     tools: Mapping[str, str],
     reference: str | None = None,
@@ -93,6 +94,7 @@ def build_key(
                 "license": license,
                 "samples_level": samples_level,
                 "recipe": recipe.model_dump(mode="json"),
+                "options": dict(options),
                 "variant": variant,
                 "tools": dict(tools),
                 **({"reference": reference} if reference else {}),

@@ -24,7 +24,7 @@ from edgefleet_controller.compile import (
     preprocess,
 )
 from edgefleet_controller.compile.fault import CompileFaultError
-from edgefleet_controller.compile.ort_engines import PROVIDERS, fix_shapes, provider_options
+from edgefleet_controller.compile.ort_engines import PROVIDERS, fix_shapes, provider_of, provider_options
 from edgefleet_controller.compile.protocol import BuildAnswer, BuildRequest, OptionValue
 
 Inputs = tuple[TensorSpec, ...]
@@ -62,13 +62,20 @@ def build(request: BuildRequest) -> BuildAnswer:
     if PROVIDERS[variant.engine].fixed_shapes:
         options |= fix_shapes(made, _first_feed(request, inputs))
         inputs, outputs = onnx_check.io_specs(made)
-    options |= provider_options(variant.engine, variant.precision)
+    options |= provider_of(variant.engine)
     save_plain(made, Path(request.out))
     notes: Options = {}
     if variant.engine == "cpu" and variant.precision != "fp32":
         options |= ort_probe.fused(Path(request.out), variant.precision)
         notes = ort_probe.speed(Path(request.source), Path(request.out), _first_feed(request, inputs))
-    return BuildAnswer(inputs=inputs, outputs=outputs, options=options, rewrites=rewrites, notes=notes)
+    return BuildAnswer(
+        inputs=inputs,
+        outputs=outputs,
+        options=options,
+        provider_options=provider_options(variant.engine, variant.precision, request.options),
+        rewrites=rewrites,
+        notes=notes,
+    )
 
 
 def _rewrites(source: onnx.ModelProto, precision: str) -> tuple[str, ...]:

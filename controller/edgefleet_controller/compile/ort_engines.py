@@ -6,7 +6,6 @@ nothing of its speed or placement. None of these providers was ever run on its h
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -53,7 +52,6 @@ PROVIDERS: Mapping[str, Provider] = {
     "qnn": Provider(
         "QNNExecutionProvider",
         QdqLayout.U8S8_FULL,
-        {"backend_type": "htp"},
         by_precision={"fp16": {"enable_htp_fp16_precision": "1"}},
         fixed_shapes=True,
     ),
@@ -63,17 +61,18 @@ PROVIDERS: Mapping[str, Provider] = {
 """Options as ONNX Runtime's documentation of each provider names them (read 2026-11)."""
 
 
-def provider_options(engine: str, precision: str) -> dict[str, OptionValue]:
-    """Return the provider and its options as an artifact records them; nothing for the CPU."""
+def provider_options(engine: str, precision: str, asked: Mapping[str, str]) -> dict[str, str]:
+    """Return the options an artifact carries to its provider: ours for the precision, and before them what is asked."""
+    provider = PROVIDERS[engine]
+    return {**provider.options, **provider.by_precision.get(precision, {}), **asked}
+
+
+def provider_of(engine: str) -> dict[str, OptionValue]:
+    """Return the provider as an artifact records it; nothing for the CPU."""
     if engine == "cpu":
         return {}
-    provider = PROVIDERS[engine]
-    options = {**provider.options, **provider.by_precision.get(precision, {})}
-    return {
-        "provider": provider.name,
-        "provider_options": json.dumps(options, sort_keys=True),
-        "executed": "on this builder by the CPU provider only; never run on its hardware by us",
-    }
+    told = "on this builder by the CPU provider only; never run on its hardware by us"
+    return {"provider": PROVIDERS[engine].name, "executed": told}
 
 
 def fix_shapes(model: onnx.ModelProto, feed: Arrays) -> dict[str, OptionValue]:

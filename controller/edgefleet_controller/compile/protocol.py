@@ -11,6 +11,7 @@ from edgefleet_contract.base import ByteCount, Digest, Name, Reason, Record, Ten
 from edgefleet_contract.coverage import Coverage
 from edgefleet_contract.evidence import Task
 from edgefleet_contract.job import FilePath
+from edgefleet_contract.options import TargetOptions
 from edgefleet_contract.tuning import Recipe
 from edgefleet_contract.variant import VariantName
 
@@ -127,6 +128,8 @@ class BuildRequest(Record):
     work_dir: FilePath
     task: Task | None = None
     recipe: Recipe = Recipe()
+    options: TargetOptions = {}
+    """What the manifest sets for this target."""
 
 
 class BuildAnswer(Record):
@@ -142,6 +145,8 @@ class BuildAnswer(Record):
     """Inputs of the source that are constants of the file."""
     options: dict[str, OptionValue] = {}
     """How it was made, with every figure a choice was made by."""
+    provider_options: TargetOptions = {}
+    """What the artifact carries to the engine's provider."""
     rewrites: tuple[str, ...] = ()
     """Rewrites applied to the source for this variant, in order: `name` or `name xN`."""
     min_runtime: dict[str, str] = {}

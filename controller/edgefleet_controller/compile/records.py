@@ -10,6 +10,7 @@ from edgefleet_contract.artifact import ArtifactDocument, Constants, InputTransf
 from edgefleet_contract.base import Digest, Name, Reason, Record, TensorName
 from edgefleet_contract.desired import Candidate
 from edgefleet_contract.evidence import Task, Verdict
+from edgefleet_contract.options import TargetName, TargetOptions
 from edgefleet_contract.report import Tried
 from edgefleet_contract.tuning import Recipe
 from edgefleet_contract.variant import VariantName
@@ -40,6 +41,8 @@ class CheckedModel(Record):
     license: str | None = None
     recipes: dict[VariantName, Recipe] = {}
     """Variant → how it is to be made, where a search has found that out."""
+    options: dict[TargetName, TargetOptions] = {}
+    """`runtime/engine` → what the manifest sets for it."""
     samples_level: Literal["real", "random"] = "real"
 
     @property

@@ -17,8 +17,9 @@ from edgefleet_contract.child import ChildLimits, run_child
 from edgefleet_controller.compile.fault import CompileFaultError
 from edgefleet_controller.compile.trt_profile import Profiles
 
-SMS = (75, 80, 86, 89, 120, 121)
-"""GPU generations a plan is made for: every one TensorRT-RTX 1.7 names. Not Orin (87), Hopper (90) or Thor (110)."""
+DEFAULT_SMS = (86, 89, 120)
+"""GPU generations a plan is made for unless a manifest says others: Ampere, Ada and Blackwell of desktops and laptops.
+TensorRT-RTX 1.7 also names 75, 80 and 121; not Orin (87), Hopper (90) or Thor (110)."""
 CHILD_ARGV = (sys.executable, "-m", "edgefleet_controller.compile.trt_plan_child")
 _LIMITS = ChildLimits(timeout_s=600.0, memory_bytes=7 * 1024**3)
 """3 million parameters took half a second and 300 MB."""
@@ -34,7 +35,7 @@ class Plan:
     refused: dict[int, str]
 
 
-def build_plan(model: Path, profiles: Profiles, work_dir: Path, sms: Sequence[int] = SMS) -> Plan:
+def build_plan(model: Path, profiles: Profiles, work_dir: Path, sms: Sequence[int] = DEFAULT_SMS) -> Plan:
     """Return one plan for several GPU generations. Equal inputs give equal bytes.
 
     A generation that refuses the model (SM 75 has no float32 matrix product) is left out with its reason.

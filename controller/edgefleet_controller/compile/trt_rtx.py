@@ -13,7 +13,7 @@ from edgefleet_controller.compile import trt_vendor
 from edgefleet_controller.compile.fault import CompileFaultError
 from edgefleet_controller.compile.protocol import BuildAnswer, BuildRequest, OptionValue
 from edgefleet_controller.compile.trt_coverage import coverage_of
-from edgefleet_controller.compile.trt_plan import Plan, build_plan
+from edgefleet_controller.compile.trt_plan import DEFAULT_SMS, Plan, build_plan
 from edgefleet_controller.compile.trt_profile import as_json
 from edgefleet_controller.compile.trt_source import UNPROVEN, make_source, write_plain
 from edgefleet_controller.compile.trt_vendor import VendorMissingError
@@ -32,10 +32,11 @@ def build(request: BuildRequest) -> BuildAnswer:
         trt_vendor.load()
     except VendorMissingError as error:
         raise CompileFaultError("variant", str(error), family="unsupported") from error
+    sms = chosen_sms(request.options.get("sm"))
     source = make_source(request)
     work_dir = Path(request.work_dir)
     write_plain(source.model, work_dir / "trt-source.onnx", {})
-    plan = build_plan(work_dir / "trt-source.onnx", source.profiles, work_dir)
+    plan = build_plan(work_dir / "trt-source.onnx", source.profiles, work_dir, sms)
     Path(request.out).write_bytes(plan.data)
     version = _version_of(plan.data)
     return BuildAnswer(
@@ -47,6 +48,26 @@ def build(request: BuildRequest) -> BuildAnswer:
         coverage=source.coverage,
         level=EvidenceLevel.BUILT_NOT_EXECUTED,
     )
+
+
+def chosen_sms(text: str | None) -> tuple[int, ...]:
+    """Return the GPU generations a plan is asked for, in order: the option `sm`, else `DEFAULT_SMS`.
+
+    Raises:
+        CompileFaultError: the installed TensorRT-RTX builds for none of that name.
+    """
+    asked = DEFAULT_SMS if text is None else tuple(sorted({int(each) for each in text.split(",")}))
+    vendor = trt_vendor.load()
+    known = trt_vendor.known_sms(vendor)
+    if unknown := [sm for sm in asked if sm not in known]:
+        raise CompileFaultError(
+            "variant",
+            f"TensorRT-RTX {vendor.__version__} builds no plan for {', '.join(f'SM {sm}' for sm in unknown)}; "
+            f"it knows: {', '.join(f'SM {sm}' for sm in known)}",
+            next_step="name some of these: options: {tensorrt-rtx/gpu: {sm: '86,89,120'}}",
+            family="unsupported",
+        )
+    return asked
 
 
 def _version_of(plan: bytes) -> str:

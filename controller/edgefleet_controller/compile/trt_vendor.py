@@ -46,6 +46,12 @@ def load() -> Vendor:
     raise VendorMissingError("TensorRT-RTX is not installed on the controller; install edgefleet[trt-rtx]")
 
 
+def known_sms(vendor: Vendor) -> tuple[int, ...]:
+    """Return the GPU generations its builder names, as 10 * major + minor."""
+    names = vendor.ComputeCapability.__members__
+    return tuple(sorted(int(name.removeprefix("SM")) for name in names if re.fullmatch(r"SM\d+", name)))
+
+
 def new_logger(vendor: Vendor) -> Vendor:
     """Return a logger that keeps what the library says of errors in its `errors` and prints nothing."""
 

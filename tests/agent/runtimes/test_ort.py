@@ -24,7 +24,7 @@ from edgefleet_agent.runtimes.ort_placement import (
     with_times,
 )
 from edgefleet_agent.runtimes.ort_providers import providers_of, tidy_log
-from edgefleet_agent.runtimes.registry import find_runtime, probe_engines
+from edgefleet_agent.runtimes.registry import find_runtime, options_here, probe_engines, with_options
 from edgefleet_contract.evidence import PlacementResult
 from edgefleet_contract.profile import ProbeStatus
 from edgefleet_contract.variant import parse_variant
@@ -301,3 +301,30 @@ def test_the_wrong_session_kills_one_class_and_nothing_else(session: OrtSession,
     right, wrong = session.run(feeds)["logits"], WrongSession(session).run(feeds)["logits"]
     assert (wrong[..., 0] == 0).all()
     assert (wrong[..., 1:] == right[..., 1:]).all()
+
+
+@pytest.mark.parametrize(
+    "options", [{"backend_path": "libEvil.so"}, {"backend_path": "/tmp/x.so"}, {"vtcm_mb": "many"}]
+)
+def test_what_an_artifact_may_not_say_is_refused_before_anything_is_loaded(options: dict[str, str]) -> None:
+    with pytest.raises(UnsupportedError, match="provider options are refused: ort/qnn"):
+        with_options(RUNTIME, "ort/qnn", options)
+
+
+def test_an_artifact_with_options_for_a_runtime_that_takes_none_is_refused() -> None:
+    runtime = find_runtime(parse_variant("misbehave/segv/fp32"), test_runtimes=True)
+    with pytest.raises(UnsupportedError, match="takes no options of an artifact; this one carries: x"):
+        with_options(runtime, "misbehave/segv", {"x": "1"})
+    assert with_options(runtime, "misbehave/segv", {}) is runtime
+
+
+def test_what_the_device_says_comes_before_the_artifact_and_that_before_our_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    carried = {"vtcm_mb": "4", "htp_performance_mode": "burst"}
+    monkeypatch.setenv("EDGEFLEET_ORT_OPTIONS_QNN", "vtcm_mb=8,backend_path=/opt/qnn.so")
+    runtime = with_options(RUNTIME, "ort/qnn", carried)
+    assert options_here(runtime, "qnn") == "backend_path=/opt/qnn.so,htp_performance_mode=burst,vtcm_mb=8"
+    monkeypatch.delenv("EDGEFLEET_ORT_OPTIONS_QNN")
+    assert options_here(runtime, "qnn") == "backend_path=libQnnHtp.so,htp_performance_mode=burst,vtcm_mb=4"
+    assert options_here(RUNTIME, "cpu") == ""

@@ -10,8 +10,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from edgefleet_contract.options import provider_problem
 from edgefleet_controller.compile import npz, ort, session
 from edgefleet_controller.compile.fault import CompileFaultError
+from edgefleet_controller.compile.ort_engines import provider_options
 from edgefleet_controller.compile.protocol import BuildAnswer, BuildRequest
 
 Build = Callable[[onnx.ModelProto, str], tuple[onnx.ModelProto, BuildAnswer]]
@@ -93,27 +95,34 @@ def test_int8_keeps_the_best_method_with_the_figures_it_was_chosen_by(build: Bui
 
 
 @pytest.mark.parametrize(
-    ("variant", "provider", "words"),
+    ("variant", "provider", "options"),
     [
-        ("ort/cuda/fp16", "CUDAExecutionProvider", "{}"),
-        ("ort/tensorrt/fp16", "TensorrtExecutionProvider", "trt_fp16_enable"),
-        ("ort/tensorrt/int8", "TensorrtExecutionProvider", "trt_int8_enable"),
-        ("ort/coreml/fp16", "CoreMLExecutionProvider", "MLProgram"),
-        ("ort/qnn/int8", "QNNExecutionProvider", "htp"),
-        ("ort/openvino/fp32", "OpenVINOExecutionProvider", "{}"),
-        ("ort/xnnpack/int8", "XnnpackExecutionProvider", "{}"),
+        ("ort/cuda/fp16", "CUDAExecutionProvider", []),
+        ("ort/tensorrt/fp16", "TensorrtExecutionProvider", ["trt_fp16_enable"]),
+        ("ort/tensorrt/int8", "TensorrtExecutionProvider", ["trt_fp16_enable", "trt_int8_enable"]),
+        ("ort/coreml/fp16", "CoreMLExecutionProvider", ["ModelFormat", "RequireStaticInputShapes"]),
+        ("ort/qnn/int8", "QNNExecutionProvider", []),
+        ("ort/openvino/fp32", "OpenVINOExecutionProvider", []),
+        ("ort/xnnpack/int8", "XnnpackExecutionProvider", []),
     ],
 )
 def test_a_provider_gets_its_options_and_the_file_says_where_it_ran(
-    build: Build, variant: str, provider: str, words: str
+    build: Build, variant: str, provider: str, options: list[str]
 ) -> None:
     made, answer = build(convolutions(), variant)
     assert answer.options["provider"] == provider
-    assert words in str(answer.options["provider_options"])
+    assert sorted(answer.provider_options) == options
+    assert provider_problem(variant.rpartition("/")[0], answer.provider_options) is None
     assert "never run on its hardware by us" in str(answer.options["executed"])
     fixed = provider in {"CoreMLExecutionProvider", "QNNExecutionProvider"}
     assert (made.graph.input[0].type.tensor_type.shape.dim[0].dim_value == 1) == fixed
     assert answer.inputs[0].shape[0] == (1 if fixed else "n")
+
+
+def test_what_the_manifest_sets_comes_before_our_own() -> None:
+    assert provider_options("tensorrt", "fp16", {"trt_fp16_enable": "0", "trt_dla_core": "1"}) == {
+        "trt_fp16_enable": "0", "trt_dla_core": "1",
+    }  # fmt: skip
 
 
 def test_what_preparing_the_source_changes_is_named(build: Build) -> None:

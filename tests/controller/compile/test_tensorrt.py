@@ -76,20 +76,22 @@ def request_of(tmp_path: Path) -> Callable[..., BuildRequest]:
     for name in ("samples.npz", "calibration.npz"):
         npz.write(tmp_path / name, {"image": images})
 
-    def make(variant: str, model: onnx.ModelProto | None = None, out: str = "out") -> BuildRequest:
+    def make(variant: str, model: onnx.ModelProto | None = None, out: str = "out", **options: str) -> BuildRequest:
         (tmp_path / "m.onnx").write_bytes((model or network()).SerializeToString())
         (tmp_path / out).mkdir(exist_ok=True)
         paths = {"source": "m.onnx", "samples": "samples.npz", "calibration": "calibration.npz", "out": f"{out}/model"}
         files = {key: str(tmp_path / name) for key, name in paths.items()}
-        return BuildRequest(model="tiny", variant=variant, work_dir=str(tmp_path / out), **files)
+        return BuildRequest(model="tiny", variant=variant, work_dir=str(tmp_path / out), options=options, **files)
 
     return make
 
 
 @pytest.fixture
 def build(request_of: Callable[..., BuildRequest]) -> Build:
-    def run(variant: str, model: onnx.ModelProto | None = None, out: str = "out") -> tuple[Path, BuildAnswer]:
-        request = request_of(variant, model, out)
+    def run(
+        variant: str, model: onnx.ModelProto | None = None, out: str = "out", **options: str
+    ) -> tuple[Path, BuildAnswer]:
+        request = request_of(variant, model, out, **options)
         target = trt_rtx if variant.startswith("tensorrt-rtx") else trt
         return Path(request.out), target.build(request)
 
@@ -222,15 +224,28 @@ def test_rtx_plans_are_built_without_a_gpu_alike_twice_and_say_which_library_wro
     assert answer == again
     header = read_header(first.read_bytes())
     assert (header.runtime, header.version) == ("tensorrt-rtx", trt_vendor.load().__version__)
-    assert {"86", "89", "120"} <= set(str(answer.options["sm"]).split(","))
+    assert answer.options["sm"] == "86,89,120"
     assert answer.level is EvidenceLevel.BUILT_NOT_EXECUTED
     assert answer.min_runtime == {"tensorrt-rtx": header.version}
 
 
 def test_a_generation_that_refuses_the_model_is_left_out_with_its_reason(build: Build) -> None:
-    _, answer = build("tensorrt-rtx/gpu/fp32")
-    assert answer.options["sm"] == "80,86,89,120,121"
+    _, answer = build("tensorrt-rtx/gpu/fp32", sm="86,75")
+    assert answer.options["sm"] == "86"
     assert "FP32 GEMM is not supported" in str(answer.options["sm75_refused"])
+
+
+def test_generations_are_chosen_by_the_manifest_whatever_their_order(build: Build) -> None:
+    first, answer = build("tensorrt-rtx/gpu/fp16", sm="120,86")
+    second, _ = build("tensorrt-rtx/gpu/fp16", out="again", sm="86,120,86")
+    assert answer.options["sm"] == "86,120"
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_a_generation_the_builder_does_not_know_is_named_with_those_it_does(build: Build) -> None:
+    with pytest.raises(CompileFaultError, match=r"builds no plan for SM 87, SM 110; it knows: SM 75, SM 80") as caught:
+        build("tensorrt-rtx/gpu/fp16", sm="86,87,110")
+    assert "sm: '86,89,120'" in str(caught.value.next_step)
 
 
 def test_float32_plans_do_not_round_to_tf32(build: Build) -> None:

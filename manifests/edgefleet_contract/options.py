@@ -1,0 +1,118 @@
+"""Options of a target that a manifest may set, and those an artifact carries to devices: data, checked on both sides.
+
+Nothing here names a file, a library or a program, and no value can: which libraries a device loads (QNN's
+`backend_path`, say) and which of its processors it uses are facts of the device, and come from its environment alone.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated
+
+from pydantic import Field, StringConstraints
+
+OptionName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,63}$")]
+OptionText = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.,:-]{1,128}$")]
+"""No slash, no space: never a path of a folder, never a command."""
+TargetName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]{1,32}/[a-z0-9-]{1,32}$")]
+"""`runtime/engine`."""
+TargetOptions = Annotated[dict[OptionName, OptionText], Field(max_length=32)]
+
+_SWITCH = "0|1"
+_BYTES = r"\d{1,15}"
+_PERFORMANCE = (
+    "burst|balanced|default|high_performance|high_power_saver|low_balanced|extreme_power_saver|low_power_saver|"
+    "power_saver|sustained_high_performance"
+)
+
+PROVIDER_OPTIONS: Mapping[str, Mapping[str, str]] = {
+    "ort/cuda": {
+        "arena_extend_strategy": "kNextPowerOfTwo|kSameAsRequested",
+        "cudnn_conv1d_pad_to_nc1d": _SWITCH,
+        "cudnn_conv_algo_search": "EXHAUSTIVE|HEURISTIC|DEFAULT",
+        "cudnn_conv_use_max_workspace": _SWITCH,
+        "do_copy_in_default_stream": _SWITCH,
+        "gpu_mem_limit": _BYTES,
+        "prefer_nhwc": _SWITCH,
+        "use_tf32": _SWITCH,
+    },
+    "ort/tensorrt": {
+        "trt_auxiliary_streams": r"-1|\d",
+        "trt_build_heuristics_enable": _SWITCH,
+        "trt_builder_optimization_level": "[0-5]",
+        "trt_context_memory_sharing_enable": _SWITCH,
+        "trt_cuda_graph_enable": _SWITCH,
+        "trt_dla_core": r"\d",
+        "trt_dla_enable": _SWITCH,
+        "trt_fp16_enable": _SWITCH,
+        "trt_int8_enable": _SWITCH,
+        "trt_layer_norm_fp32_fallback": _SWITCH,
+        "trt_max_partition_iterations": r"\d{1,5}",
+        "trt_max_workspace_size": _BYTES,
+        "trt_min_subgraph_size": r"\d{1,5}",
+        "trt_sparsity_enable": _SWITCH,
+    },
+    "ort/coreml": {
+        "AllowLowPrecisionAccumulationOnGPU": _SWITCH,
+        "EnableOnSubgraphs": _SWITCH,
+        "MLComputeUnits": "ALL|CPUOnly|CPUAndGPU|CPUAndNeuralEngine",
+        "ModelFormat": "MLProgram|NeuralNetwork",
+        "RequireStaticInputShapes": _SWITCH,
+        "SpecializationStrategy": "Default|FastPrediction",
+    },
+    "ort/qnn": {
+        "enable_htp_fp16_precision": _SWITCH,
+        "enable_htp_spill_fill_buffer": _SWITCH,
+        "htp_arch": r"\d{1,3}",
+        "htp_graph_finalization_optimization_mode": "[0-3]",
+        "htp_performance_mode": _PERFORMANCE,
+        "offload_graph_io_quantization": _SWITCH,
+        "qnn_context_priority": "low|normal|normal_high|high",
+        "rpc_control_latency": r"\d{1,6}",
+        "soc_model": r"\d{1,6}",
+        "vtcm_mb": r"\d{1,4}",
+    },
+    "ort/openvino": {
+        "device_type": r"(?:CPU|GPU|NPU)(?:\.\d)?|(?:AUTO|HETERO|MULTI):[A-Z0-9.,]{1,64}",
+        "disable_dynamic_shapes": "True|False|true|false",
+        "enable_opencl_throttling": "True|False|true|false",
+        "enable_qdq_optimizer": "True|False|true|false",
+        "model_priority": "LOW|MEDIUM|HIGH|DEFAULT",
+        "num_of_threads": r"\d{1,4}",
+        "num_streams": r"\d{1,4}",
+        "precision": "FP32|FP16|ACCURACY",
+    },
+    "ort/xnnpack": {"intra_op_num_threads": r"\d{1,4}"},
+}
+"""`runtime/engine` → option → what its value must look like. Artifacts carry these; the agent's runtime takes them.
+
+Names and values as ONNX Runtime's documentation of each provider has them (read 2026-11), without those that name
+files or libraries or hold addresses.
+"""
+
+BUILD_OPTIONS: Mapping[str, Mapping[str, str]] = {"tensorrt-rtx/gpu": {"sm": r"\d{2,3}(?:,\d{2,3}){0,15}"}}
+"""Options that only decide how an artifact is made; no device is told of them."""
+
+
+def provider_problem(target: str, options: Mapping[str, str]) -> str | None:
+    """Return what is wrong with the options an artifact carries for a target, or None."""
+    return _problem(target, options, PROVIDER_OPTIONS.get(target, {}))
+
+
+def manifest_problem(target: str, options: Mapping[str, str]) -> str | None:
+    """Return what is wrong with the options a manifest sets for a target, or None."""
+    return _problem(target, options, {**PROVIDER_OPTIONS.get(target, {}), **BUILD_OPTIONS.get(target, {})})
+
+
+def _problem(target: str, options: Mapping[str, str], allowed: Mapping[str, str]) -> str | None:
+    for name, value in options.items():
+        if not allowed:
+            takers = ", ".join(sorted({*PROVIDER_OPTIONS, *BUILD_OPTIONS}))
+            return f"{target} takes no options from a manifest; those that do: {takers}"
+        if name not in allowed:
+            said = f"{target} takes no option {name[:64]!r} from a manifest; allowed: {', '.join(sorted(allowed))}"
+            return f"{said}. What names files, libraries or processors is set on the device"
+        if re.fullmatch(allowed[name], value) is None:
+            return f"{target}: {name} is {value[:64]!r}; allowed: {allowed[name].replace('|', ', ')}"
+    return None

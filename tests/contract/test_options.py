@@ -1,0 +1,90 @@
+"""Options a manifest may set and an artifact may carry: none names a file, a library or an address."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import TypeAdapter, ValidationError
+
+from edgefleet_contract.manifest import ModelSpec
+from edgefleet_contract.options import (
+    BUILD_OPTIONS,
+    PROVIDER_OPTIONS,
+    OptionText,
+    TargetName,
+    TargetOptions,
+    manifest_problem,
+    provider_problem,
+)
+from edgefleet_contract.variant import ENGINES
+
+LIBRARIES = {
+    "ort/qnn": ("backend_path", "libEvil.so"),
+    "ort/tensorrt": ("trt_extra_plugin_lib_paths", "evil.so"),
+    "ort/cuda": ("user_compute_stream", "12345"),
+    "ort/openvino": ("load_config", "config.json"),
+    "ort/coreml": ("ModelCacheDirectory", "tmp"),
+}
+
+
+@pytest.mark.parametrize(("target", "option"), LIBRARIES.items())
+def test_what_names_a_file_a_library_or_an_address_is_refused(target: str, option: tuple[str, str]) -> None:
+    problem = provider_problem(target, dict([option]))
+    assert problem is not None
+    assert f"no option '{option[0]}'" in problem
+    assert "set on the device" in problem
+
+
+def test_every_table_is_of_a_target_there_is() -> None:
+    for target in (*PROVIDER_OPTIONS, *BUILD_OPTIONS):
+        runtime, _, engine = target.partition("/")
+        assert engine in ENGINES[runtime]
+
+
+def test_no_allowed_option_sounds_like_a_place() -> None:
+    for options in PROVIDER_OPTIONS.values():
+        for name in options:
+            assert not any(
+                word in name.lower() for word in ("path", "lib", "dir", "file", "stream_", "cache", "config")
+            )
+
+
+@given(st.text(alphabet="./\\ ;$|&\n\0abc01:,-_", max_size=12), st.sampled_from(sorted(PROVIDER_OPTIONS)))
+def test_no_value_that_is_let_through_holds_a_path_or_a_command(value: str, target: str) -> None:
+    text = TypeAdapter(OptionText)
+    for name in PROVIDER_OPTIONS[target]:
+        try:
+            text.validate_python(value)
+        except ValidationError:
+            continue
+        if provider_problem(target, {name: value}) is None:
+            assert not set(value) & set("/\\ ;$|&\n\0")
+            assert ".." not in value
+
+
+@pytest.mark.parametrize(
+    ("target", "options", "words"),
+    [
+        ("ort/cpu", {"a": "1"}, "ort/cpu takes no options from a manifest; those that do: ort/coreml, ort/cuda"),
+        ("ort/cuda", {"use_tf32": "yes"}, "use_tf32 is 'yes'; allowed: 0, 1"),
+        ("ort/cuda", {"usetf32": "0"}, "takes no option 'usetf32' from a manifest; allowed: arena_extend_strategy"),
+        ("tensorrt-rtx/gpu", {"sm": "86;89"}, "sm is '86;89'"),
+    ],
+)
+def test_what_is_refused_is_named_with_what_is_allowed(target: str, options: dict[str, str], words: str) -> None:
+    assert words in str(manifest_problem(target, options))
+    with pytest.raises(ValidationError):
+        ModelSpec.model_validate({"source": "m.onnx", "samples": "s.npz", "options": {target: options}})
+
+
+def test_an_option_of_the_build_is_none_a_device_takes() -> None:
+    assert manifest_problem("tensorrt-rtx/gpu", {"sm": "86,89"}) is None
+    assert "takes no options" in str(provider_problem("tensorrt-rtx/gpu", {"sm": "86,89"}))
+
+
+def test_options_are_bounded() -> None:
+    with pytest.raises(ValidationError):
+        TypeAdapter(TargetOptions).validate_python({f"o{index}": "1" for index in range(33)})
+    with pytest.raises(ValidationError):
+        TypeAdapter(TargetName).validate_python("../x")
