@@ -10,11 +10,18 @@ import re
 from collections.abc import Mapping
 from typing import Annotated
 
-from pydantic import Field, StringConstraints
+from pydantic import BeforeValidator, Field, StringConstraints
 
 OptionName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,63}$")]
-OptionText = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.,:-]{1,128}$")]
-"""No slash, no space: never a path of a folder, never a command."""
+_Text = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.,:-]{1,128}$")]
+
+
+def _number_as_text(value: object) -> object:
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+OptionText = Annotated[_Text, BeforeValidator(_number_as_text, json_schema_input_type=_Text | int)]
+"""No slash, no space: never a path of a folder, never a command. A whole number is taken as its digits."""
 TargetName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]{1,32}/[a-z0-9-]{1,32}$")]
 """`runtime/engine`."""
 TargetOptions = Annotated[dict[OptionName, OptionText], Field(max_length=32)]

@@ -88,3 +88,10 @@ def test_options_are_bounded() -> None:
         TypeAdapter(TargetOptions).validate_python({f"o{index}": "1" for index in range(33)})
     with pytest.raises(ValidationError):
         TypeAdapter(TargetName).validate_python("../x")
+
+
+def test_a_number_is_taken_as_its_digits_and_a_truth_value_is_not_guessed() -> None:
+    given = {"source": "m.onnx", "samples": "s.npz", "options": {"ort/cuda": {"use_tf32": 0}}}
+    assert ModelSpec.model_validate(given).options == {"ort/cuda": {"use_tf32": "0"}}
+    with pytest.raises(ValidationError):
+        ModelSpec.model_validate({**given, "options": {"ort/cuda": {"use_tf32": False}}})
