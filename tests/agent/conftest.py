@@ -76,6 +76,7 @@ def write_document(
     preprocess: dict[str, InputTransform],
     leave_out: tuple[str, ...] = (),
     min_runtime: dict[str, str] | None = None,
+    provider_options: dict[str, str] | None = None,
 ) -> ArtifactDocument:
     session = open_model(folder / "model.onnx", "ort/cpu/fp32")
     files = []
@@ -91,6 +92,7 @@ def write_document(
         files=tuple(files),
         build_key=ZERO_DIGEST,
         min_runtime=min_runtime or {},
+        provider_options=provider_options or {},
     )
     (folder / "artifact.json").write_bytes(document.canonical_json())
     return document

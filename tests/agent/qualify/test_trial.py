@@ -171,6 +171,24 @@ def test_a_runtime_older_than_the_artifact_needs_is_unsupported(
     assert "99.1 or newer" in trial.reason
 
 
+def test_an_artifact_that_names_a_library_is_unsupported_and_never_loaded(
+    make_artifact: MakeArtifact, small_budget: LatencyBudget
+) -> None:
+    trial = tried(make_artifact(provider_options={"backend_path": "libEvil.so"}), small_budget)
+    assert (trial.verdict, trial.gate) == (Verdict.UNSUPPORTED, Gate.LOAD)
+    assert "provider options are refused" in str(trial.reason)
+    assert trial.latency is None
+
+
+def test_the_options_an_engine_was_given_stand_in_the_evidence(
+    golden_artifact: Path, small_budget: LatencyBudget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGEFLEET_ORT_OPTIONS_CPU", "arena_extend_strategy=kSameAsRequested")
+    trial = tried(golden_artifact, small_budget)
+    assert trial.conditions is not None
+    assert trial.conditions.extra["engine_options"] == "arena_extend_strategy=kSameAsRequested"
+
+
 @pytest.mark.parametrize("scenario", Scenario)
 def test_every_scenario_is_measured_and_judged(
     golden_artifact: Path, small_budget: LatencyBudget, scenario: Scenario
