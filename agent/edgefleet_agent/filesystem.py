@@ -41,8 +41,11 @@ class Filesystem:
             os.close(descriptor)
 
     def make_folder(self, path: Path) -> None:
-        """Make a folder and those above it, where they do not exist."""
+        """Make a folder and those above it, where they do not exist, and force their names to disk."""
+        missing = [folder for folder in (path, *path.parents) if not folder.exists()]
         path.mkdir(parents=True, exist_ok=True)
+        for folder in missing:
+            Filesystem.sync(self, folder.parent)
 
     def rename(self, source: Path, target: Path) -> None:
         """Give a file, link or folder another name at once; a file or link of that name is replaced."""
@@ -53,13 +56,14 @@ class Filesystem:
         link.symlink_to(target)
 
     def link_or_copy(self, source: Path, target: Path) -> None:
-        """Give a file a second name; where the file system knows no hard links, copy it."""
+        """Give a file a second name; where the file system knows no hard links, copy it and force the copy to disk."""
         try:
             target.hardlink_to(source)
         except FileExistsError:
             raise
         except OSError:
             shutil.copyfile(source, target)
+            Filesystem.sync(self, target)
 
     def remove(self, path: Path) -> None:
         """Delete a file, a link or a whole folder, if there."""

@@ -102,9 +102,12 @@ class PowerCutFilesystem(Filesystem):
         """Give a file, link or folder another name."""
         self._operate()
         with self._lock:
+            before_n = len(self._names)
             self._bury(target)
             super().rename(source, target)
-            self._note(lambda: target.rename(source))
+            replaced = self._names[before_n:]  # one change: at no moment is there neither the old nor the new
+            del self._names[before_n:]
+            self._names.append(_Name(lambda: _put_back(target, source, replaced)))
             self._contents = [
                 _Content(target, content.offset, content.before) if content.path == source else content
                 for content in self._contents
@@ -164,3 +167,9 @@ class PowerCutFilesystem(Filesystem):
     def _note(self, undo: Callable[[], object]) -> None:
         with self._lock:
             self._names.append(_Name(lambda: (undo(), None)[1]))
+
+
+def _put_back(target: Path, source: Path, replaced: list[_Name]) -> None:
+    target.rename(source)
+    for name in replaced:
+        name.undo()

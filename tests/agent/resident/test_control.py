@@ -27,9 +27,11 @@ def test_another_command_that_holds_the_lock_is_no_agent(tmp_path: Path) -> None
 
 
 def test_a_process_that_serves_is_found(tmp_path: Path) -> None:
-    program = "import sys; sys.stdin.read()"
+    program = "import sys; print(flush=True); sys.stdin.read()"
     argv = [sys.executable, "-c", program, "edgefleet-agent", "run"]
-    with subprocess.Popen(argv, stdin=subprocess.PIPE) as process:
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()  # before the program runs, the kernel may show no words of it
         lock = tmp_path / "agent.lock"
         lock.write_text(f"{process.pid}\n")
         found = agent_that_runs(lock)

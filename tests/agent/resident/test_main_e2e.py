@@ -43,6 +43,8 @@ from edgefleet_contract.wire import decode, encode
 pytestmark = pytest.mark.e2e
 
 WAIT_S = 40.0
+HALF_MADE_MAX = 8
+"""Files half-made at a kill that may lie about afterwards: the next fetch, switch or tidying takes them."""
 
 
 @dataclass
@@ -366,3 +368,7 @@ def test_whatever_is_killed_when_no_unproved_model_ever_serves(
             assert json.loads((current / "artifact.json").read_bytes())["variant"] in fit_to_serve
     controller.wish(desired(generation + 1, wish(goods[0].candidate)))
     assert controller.until_state(DeviceState.ACTIVE, generation + 1).artifact == goods[0].candidate.artifact
+    home = tmp_path / "home"
+    assert list(home.glob("agent.db.unreadable-*")) == [], "each start must have read the state of the life before"
+    half_made = [path for path in home.rglob("*") if path.suffix in {".new", ".part", ".map-new"}]
+    assert len(half_made) <= HALF_MADE_MAX, half_made

@@ -18,6 +18,7 @@ from edgefleet_contract.child import ChildEnd, ChildLimits, ChildOutcome
 from edgefleet_contract.evidence import Trial, Verdict
 from edgefleet_contract.job import QualifyAnswer, QualifyJob
 from edgefleet_contract.profile import Profile
+from edgefleet_contract.report import DeviceState, Transition
 from edgefleet_hil.lone_agent import LoneAgent
 from edgefleet_hil.powercut import PowerCutError, PowerCutFilesystem
 
@@ -40,6 +41,8 @@ class Scenario:
         self.newer = make({"model.onnx": b"3" * 70_000, "samples.npz": b"s"})
         self.proved: set[str] = set()
         self.died: set[str] = set()
+        self.said_active: str | None = None
+        """The artifact last reported as serving."""
         self.lives_n = 0
         self.cuts_n = 0
 
@@ -73,6 +76,9 @@ class Scenario:
             if cut_after is None:
                 raise
         finally:
+            said = agent.bodies(Transition) if agent.links else []
+            active = [body for body in said if body.state is DeviceState.ACTIVE]
+            self.said_active = active[-1].artifact if active else self.said_active
             agent.die()
         if cut_after is not None:
             filesystem.down = True
@@ -81,15 +87,18 @@ class Scenario:
         return cut_after is None
 
     def check(self) -> None:
-        """What a reader of the disk sees must be whole, and proved."""
+        """What a reader of the disk sees must be whole and proved, and no older than what was said to serve."""
         link = self.root / "home/models/digits/current"
         if not link.is_symlink():
+            assert self.said_active is None
             return
         folder = link.resolve()
         document = ArtifactDocument.model_validate_json((folder / "artifact.json").read_bytes())
         for file in document.files:
             assert digest_bytes((folder / file.name).read_bytes()) == file.digest
         assert document.digest in self.proved
+        newer = self.newer.candidate.artifact
+        assert document.digest in {self.said_active, newer} or self.said_active is None
         assert document.digest != self.bad.candidate.artifact
 
 
@@ -147,6 +156,7 @@ def test_no_power_cut_makes_an_unproved_model_serve_or_stops_the_work(
         assert (home / "models/digits/current").resolve().name == hex_of(scenario.newer.candidate.artifact), noted(home)
         assert noted(home)
         assert len(leftovers(home)) <= ORPHANS_MAX
+        assert list(home.glob("agent.db.unreadable-*")) == []
 
 
 def test_a_disk_that_forgets_what_was_synced_would_be_noticed(tmp_path: Path) -> None:
