@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from edgefleet_agent.blobs import DOCUMENT_NAME, Part, Storage
@@ -20,6 +20,7 @@ from edgefleet_contract.base import hex_of
 from edgefleet_contract.errors import WireError
 from edgefleet_contract.evidence import Verdict
 from edgefleet_contract.report import ChunkRefusal, ChunkRequest
+from edgefleet_contract.topics import parse_block
 from edgefleet_contract.units import format_bytes
 
 log = logging.getLogger(__name__)
@@ -41,6 +42,16 @@ class Chunk:
     digest: str
     sha256: str
     data: bytes
+
+
+def chunk_of(topic: str, payload: bytes, properties: Mapping[str, str]) -> Chunk:
+    """Return the chunk a message brings. Raises WireError when its topic or properties are not a chunk's."""
+    prefix, index = parse_block(topic)
+    digest, sha256 = properties.get("digest", ""), properties.get("sha256", "")
+    if not digest.startswith(f"sha256:{prefix}") or not sha256:
+        msg = "a chunk without its digests"
+        raise WireError(msg)
+    return Chunk(index, digest, sha256, payload)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import sys
 from functools import cache
 from importlib import metadata
@@ -69,6 +70,29 @@ def cpu_features(proc: Path = Path("/proc")) -> tuple[str, ...]:
 def board_model(sysfs_root: Path = Path("/sys")) -> str | None:
     """Return the board's name from the device tree, such as `NVIDIA Jetson Orin Nano`; None on PCs."""
     return read_word(sysfs_root / "firmware/devicetree/base/model") or None
+
+
+def power_modes(root: Path = Path("/")) -> dict[str, str]:
+    """Return the settings that cap clocks or choose them, by name, as far as the system tells them.
+
+    `nvpmodel`: the number of a Jetson's mode, from the file in which NVIDIA's tool keeps it (`pmode:0002`).
+    `platform_profile`: ACPI's, of laptops. `governor`: how the kernel chooses the first CPU's clock.
+
+    Args:
+        root: where the file system begins.
+    """
+    nvpmodel = re.search(r"pmode:([0-9]{1,4})", read_word(root / "var/lib/nvpmodel/status"))
+    told = {
+        "nvpmodel": str(int(nvpmodel[1])) if nvpmodel else "",
+        "platform_profile": read_word(root / "sys/firmware/acpi/platform_profile"),
+        "governor": read_word(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+    }
+    return {name: value for name, value in told.items() if value}
+
+
+def power_mode() -> str:
+    """Return this machine's power modes in one line: `nvpmodel 2, governor schedutil`; "" where none is told."""
+    return ", ".join(f"{name} {value}" for name, value in power_modes().items())
 
 
 def _cpuinfo(proc: Path) -> dict[str, str]:

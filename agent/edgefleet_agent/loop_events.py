@@ -28,8 +28,13 @@ class RequalifyDue:
 
 
 @dataclass(frozen=True)
+class PowerModeDue:
+    """It is time to look whether somebody has set another power mode."""
+
+
+@dataclass(frozen=True)
 class Stop:
     """End the loop."""
 
 
-LoopEvent = LinkEvent | Event | BlobHashed | ProfileReady | OrdersWaiting | RequalifyDue | Stop
+LoopEvent = LinkEvent | Event | BlobHashed | ProfileReady | OrdersWaiting | RequalifyDue | PowerModeDue | Stop

@@ -69,6 +69,7 @@ def probe_profile(
         sensors=list_sensors(sensors, sensors.read_thermal()),
         energy_unmeasured_reason=energy_unmeasured_reason(sensors.total),
         labels={**_board_label(sysfs_root), **labels},
+        power_mode=host.power_mode() if is_live(sysfs_root) else "",
     )
 
 

@@ -7,7 +7,7 @@ only follows a trial that qualified that artifact under the wished release.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -22,6 +22,7 @@ from edgefleet_agent.records import (
     CollectGarbage,
     Deactivate,
     DesiredReceived,
+    EnvironmentSeen,
     Event,
     Facts,
     Fetch,
@@ -40,7 +41,7 @@ from edgefleet_agent.records import (
     TrialDone,
     Undone,
 )
-from edgefleet_agent.turn import Turn, is_open
+from edgefleet_agent.turn import Turn, is_open, serving_of
 from edgefleet_contract.accept import Choose
 from edgefleet_contract.artifact import EvidenceLevel
 from edgefleet_contract.base import clip_reason
@@ -63,6 +64,9 @@ STRIKE_LIMIT = 20
 RETRY_FIRST_S = 60.0
 """First wait after failures that may pass; doubled each time: a full disk is not emptied in seconds."""
 RETRY_LONGEST_S = 3600.0
+
+REOPENED: Mapping[str, object] = {"findings": (), "settled": None}
+"""What a model that is walked anew has not got."""
 
 KEPT_REASON = "no change: this release already serves"
 
@@ -135,11 +139,7 @@ def _decide(turn: Turn, progress: ModelProgress, wish: DesiredModel) -> None:
         return
     candidate = next(step for step in wish.chain if step.artifact == winner.artifact)
     token = turn.hand(progress, candidate, Stage.ACTIVATE)
-    turn.actions.append(Activate(token, wish.model, _serving(wish, candidate), winner))
-
-
-def _serving(wish: DesiredModel, candidate: Candidate) -> Serving:
-    return Serving(artifact=candidate.artifact, variant=candidate.variant, release=wish.release)
+    turn.actions.append(Activate(token, wish.model, serving_of(wish, candidate), winner))
 
 
 def _refuse(turn: Turn, progress: ModelProgress, wish: DesiredModel, cause: str) -> None:
@@ -178,7 +178,7 @@ def _on_started(turn: Turn, event: Started) -> None:
         ModelProgress(model=model, serving=serving) for model, serving in event.on_disk.items() if model not in known
     )
     environment = turn.facts.profile.environment
-    changed = turn.state.environment not in {"", environment}
+    changed = _is_elsewhere(turn)
     turn.state = replace(
         turn.state, work=None, strikes=strikes, models=turn.state.models + found, environment=environment
     )
@@ -190,11 +190,23 @@ def _on_started(turn: Turn, event: Started) -> None:
         _plan_retry(turn, met)
 
 
+def _is_elsewhere(turn: Turn) -> bool:
+    """Tell whether what was proved here was proved under another driver, runtime, kernel or power mode."""
+    return turn.state.environment not in {"", turn.facts.profile.environment}
+
+
 def _proved_elsewhere(progress: ModelProgress) -> ModelProgress:
-    """Reopen what was proved under another driver, runtime or kernel; it serves on while it is proved again."""
-    if progress.settled not in {Settled.ACTIVE, Settled.REFUSED}:
+    """Reopen what was proved elsewhere, half a chain too; what serves serves on while it is proved again."""
+    if progress.wish is None or progress.settled is Settled.UNDONE:
         return progress
-    return progress.model_copy(update={"findings": (), "settled": None})
+    return progress.model_copy(update=REOPENED)
+
+
+def _on_environment(turn: Turn, _: EnvironmentSeen) -> None:
+    changed = _is_elsewhere(turn)
+    turn.state = replace(turn.state, environment=turn.facts.profile.environment)
+    for progress in turn.state.models if changed else ():
+        turn.put(_proved_elsewhere(_dropped(turn, progress)))
 
 
 def _met_with_disk(turn: Turn, progress: ModelProgress, on_disk: Serving | None) -> ModelProgress:
@@ -241,7 +253,7 @@ def _remove(turn: Turn, progress: ModelProgress) -> None:
 def _take_over(turn: Turn, wish: DesiredModel) -> None:
     progress = turn.state.progress(wish.model) or ModelProgress(model=wish.model)
     if progress.wish is None or progress.wish.release != wish.release:
-        turn.drop_work(wish.model)
+        progress = _dropped(turn, progress)
         fresh = {"wish": wish, "findings": (), "settled": None, "retries_n": 0}
         turn.put(progress.model_copy(update=fresh))
     elif progress.settled is Settled.UNDONE:
@@ -252,6 +264,12 @@ def _take_over(turn: Turn, wish: DesiredModel) -> None:
         turn.put(progress.model_copy(update={"findings": (), "settled": None, "retries_n": 0}))
     else:
         _say_again(turn, progress, wish)
+
+
+def _dropped(turn: Turn, progress: ModelProgress) -> ModelProgress:
+    """Cancel a model's work in hand; return how far it has come with that."""
+    turn.drop_work(progress.model)
+    return turn.state.progress(progress.model) or progress
 
 
 def _say_again(turn: Turn, progress: ModelProgress, wish: DesiredModel) -> None:
@@ -326,6 +344,8 @@ def _on_trial(turn: Turn, event: TrialDone) -> None:
         total_bytes=work.candidate.total_bytes,
     )
     span = (event.started_at_ns, event.duration_s)
+    if trial.verdict is Verdict.QUALIFIED:
+        _forgive(turn, finding.artifact)
     if trial.verdict is Verdict.CRASHED and _may_try_again(turn, finding.artifact):
         turn.testify(wish, finding, trial, span=span)
     else:
@@ -339,13 +359,19 @@ def _may_try_again(turn: Turn, artifact: str) -> bool:
     return points < STRIKE_LIMIT
 
 
+def _forgive(turn: Turn, artifact: str) -> None:
+    """Forget the strikes of an artifact that qualified: crashes years apart are no habit."""
+    strikes = {other: points for other, points in turn.state.strikes.items() if other != artifact}
+    turn.state = replace(turn.state, strikes=strikes)
+
+
 def _on_activated(turn: Turn, event: Activated) -> None:
     done = turn.finish(event.token, Stage.ACTIVATE)
     if done is None:
         return
     work, progress, wish = done
     _, note = choose_winner(wish.choose, progress.qualified)
-    active = {"serving": _serving(wish, work.candidate), "settled": Settled.ACTIVE, "retries_n": 0}
+    active = {"serving": serving_of(wish, work.candidate), "settled": Settled.ACTIVE, "retries_n": 0}
     _say_active(turn, turn.put(progress.model_copy(update=active)), wish, note)
 
 
@@ -358,8 +384,7 @@ def _on_activation_failed(turn: Turn, event: ActivationFailed) -> None:
 def _on_requalify(turn: Turn, event: RequalifyAsked) -> None:
     progress = turn.state.progress(event.model)
     if progress is not None and progress.wish is not None:
-        turn.drop_work(event.model)
-        turn.put(progress.model_copy(update={"findings": (), "settled": None}))
+        turn.put(_dropped(turn, progress).model_copy(update=REOPENED))
 
 
 def _on_undone(turn: Turn, event: Undone) -> None:
@@ -381,7 +406,7 @@ def undone_while_stopped(state: AgentState, model: str, serving: Serving) -> Age
 
 def reopened_while_stopped(state: AgentState, model: str) -> AgentState:
     """Return the state after `requalify` with no agent running: the next start proves the model again."""
-    return _with_progress(state, model, {"findings": (), "settled": None})
+    return _with_progress(state, model, dict(REOPENED))
 
 
 def _with_progress(state: AgentState, model: str, update: dict[str, object]) -> AgentState:
@@ -419,6 +444,7 @@ def _on_retry(turn: Turn, event: RetryDue) -> None:
 
 _RULES: dict[type[Any], Callable[[Turn, Any], None]] = {
     Started: _on_started,
+    EnvironmentSeen: _on_environment,
     DesiredReceived: _on_desired,
     ArtifactReady: _on_ready,
     FetchFailed: _on_fetch_failed,

@@ -75,6 +75,14 @@ class ModelProgress(Record):
         return next((finding for finding in self.findings if finding.artifact == artifact), None)
 
     @property
+    def fell_behind(self) -> bool:
+        """Whether what serves is of the wished release and could not be proved again."""
+        held, wish = self.serving, self.wish
+        return (
+            self.settled is Settled.REFUSED and held is not None and wish is not None and held.release == wish.release
+        )
+
+    @property
     def qualified(self) -> tuple[Finding, ...]:
         """Return the findings that passed every gate, in chain order."""
         return tuple(finding for finding in self.findings if finding.verdict is Verdict.QUALIFIED)
@@ -137,6 +145,11 @@ class Started:
 
     on_disk: dict[str, Serving] = field(default_factory=dict)
     strikes: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class EnvironmentSeen:
+    """The device was looked at again while the agent ran: its profile may be another."""
 
 
 @dataclass(frozen=True)
@@ -221,6 +234,7 @@ Event = (
     | RequalifyAsked
     | RetryDue
     | Undone
+    | EnvironmentSeen
 )
 
 

@@ -24,10 +24,11 @@ from edgefleet_agent.background import Background
 from edgefleet_agent.blobs import Storage
 from edgefleet_agent.config import AgentConfig
 from edgefleet_agent.control import Order, OrderAnswer, answer, waiting
-from edgefleet_agent.fetch import BlobHashed, Chunk, Fetcher, FetchPorts
+from edgefleet_agent.fetch import BlobHashed, Fetcher, FetchPorts, chunk_of
 from edgefleet_agent.filesystem import Filesystem
+from edgefleet_agent.host import power_mode
 from edgefleet_agent.link import Link, LinkDown, LinkUp, Received
-from edgefleet_agent.loop_events import LoopEvent, OrdersWaiting, ProfileReady, RequalifyDue, Stop
+from edgefleet_agent.loop_events import LoopEvent, OrdersWaiting, PowerModeDue, ProfileReady, RequalifyDue, Stop
 from edgefleet_agent.outbox import Outbox, Sender
 from edgefleet_agent.reconcile import step
 from edgefleet_agent.records import (
@@ -40,6 +41,7 @@ from edgefleet_agent.records import (
     CollectGarbage,
     Deactivate,
     DesiredReceived,
+    EnvironmentSeen,
     Event,
     Facts,
     Fetch,
@@ -60,7 +62,7 @@ from edgefleet_contract.desired import DesiredState
 from edgefleet_contract.errors import WireError
 from edgefleet_contract.profile import Profile
 from edgefleet_contract.report import ChunkRefusal, ChunkRequest, Command, Heartbeat, Presence, ProfileReport, ReportAck
-from edgefleet_contract.topics import DeviceTopics, parse_block
+from edgefleet_contract.topics import DeviceTopics
 from edgefleet_contract.wire import decode, decode_as, encode
 
 log = logging.getLogger(__name__)
@@ -70,6 +72,8 @@ _DISK_RETRY_S = 5.0
 """Wait before an event is tried again whose outcome could not be written down."""
 _STOP_WAIT_S = 0.5
 _IDLE_S = 60.0
+_POWER_MODE_EVERY_S = 60.0
+"""Three small files each time; another mode is proved under before long."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,7 @@ class Ports:
         clock_s: monotonic time in seconds.
         now_ns: wall time in nanoseconds since the epoch.
         machine_boot: identity of this boot of the machine.
+        power_mode: what caps or chooses clocks now, as the profile says it.
     """
 
     make_link: Callable[[Callable[[int], bytes], queue.SimpleQueue[Any]], Link]
@@ -93,6 +98,7 @@ class Ports:
     clock_s: Callable[[], float] = time.monotonic
     now_ns: Callable[[], int] = time.time_ns
     machine_boot: Callable[[], str] = machine_boot_id
+    power_mode: Callable[[], str] = power_mode
 
 
 class Resident:
@@ -205,6 +211,8 @@ class Resident:
             self._take_orders()
         elif isinstance(event, RequalifyDue):
             self._requalify_all()
+        elif isinstance(event, PowerModeDue):
+            self._look_at_power_mode()
         elif isinstance(event, Stop):
             self._stopping = True
         else:
@@ -228,6 +236,7 @@ class Resident:
         strikes = self._store.open_strikes(self._ports.machine_boot())
         self._decide(Started(self._activator.on_disk(), strikes))
         self._schedule_requalification()
+        self._at(_POWER_MODE_EVERY_S, PowerModeDue())
         self._link.start()
         self._take_orders()
 
@@ -263,7 +272,7 @@ class Resident:
         elif message.topic == self._topics.command:
             self._on_command(decode_as(_COMMAND, message.payload))
         else:
-            self._fetcher.on_chunk(_chunk_of(message))
+            self._fetcher.on_chunk(chunk_of(message.topic, message.payload, message.properties))
 
     def _on_desired(self, desired: DesiredState) -> None:
         if (desired.site, desired.device) != (self._config.site, self._config.device):
@@ -284,9 +293,20 @@ class Resident:
 
     def _requalify_all(self) -> None:
         for progress in self._state.models:
-            if progress.settled is Settled.ACTIVE:
+            if progress.settled is Settled.ACTIVE or progress.fell_behind:
                 self._decide(RequalifyAsked(progress.model))
         self._schedule_requalification()
+
+    def _look_at_power_mode(self) -> None:
+        self._at(_POWER_MODE_EVERY_S, PowerModeDue())
+        mode = self._ports.power_mode()
+        if self._profile is None or mode == self._profile.power_mode:
+            return
+        log.info("the power mode is now %r", mode)
+        self._profile = self._profile.model_copy(update={"power_mode": mode})
+        with self._committed():
+            self._outbox.add(ProfileReport(profile=self._profile), self._ports.now_ns())
+        self._decide(EnvironmentSeen())
 
     def _take_orders(self) -> None:
         if self._profile is None:
@@ -474,13 +494,3 @@ class Resident:
             outbox_n=self._outbox.count,
             sent_at_ns=self._ports.now_ns(),
         )
-
-
-def _chunk_of(message: Received) -> Chunk:
-    """Return the chunk a message brings. Raises WireError when its topic or properties are not a chunk's."""
-    prefix, index = parse_block(message.topic)
-    digest, sha256 = message.properties.get("digest", ""), message.properties.get("sha256", "")
-    if not digest.startswith(f"sha256:{prefix}") or not sha256:
-        msg = "a chunk without its digests"
-        raise WireError(msg)
-    return Chunk(index, digest, sha256, message.payload)

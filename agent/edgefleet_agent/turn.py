@@ -13,6 +13,7 @@ from edgefleet_agent.records import (
     ModelProgress,
     Said,
     Say,
+    Serving,
     Stage,
     Work,
 )
@@ -25,6 +26,11 @@ from edgefleet_contract.report import DeviceState, EvidenceReport, Transition
 def is_open(progress: ModelProgress) -> bool:
     """Tell whether a model is wished for and its walk has not ended."""
     return progress.wish is not None and progress.settled is None
+
+
+def serving_of(wish: DesiredModel, candidate: Candidate) -> Serving:
+    """Return what serves once a candidate of a wish is active."""
+    return Serving(artifact=candidate.artifact, variant=candidate.variant, release=wish.release)
 
 
 class Turn:
@@ -49,11 +55,18 @@ class Turn:
         return token
 
     def drop_work(self, model: str) -> None:
-        """Cancel the work in hand if it is this model's."""
+        """Cancel the work in hand if it is this model's.
+
+        A switch cannot be cancelled: it was made before anything else could happen, and only its answer is on the way.
+        """
         work = self.state.work
-        if work is not None and work.model == model:
-            self.state = replace(self.state, work=None)
-            self.actions.append(CancelWork(work.token))
+        if work is None or work.model != model:
+            return
+        progress = self.state.progress(model)
+        if work.stage is Stage.ACTIVATE and progress is not None and progress.wish is not None:
+            self.put(progress.model_copy(update={"serving": serving_of(progress.wish, work.candidate)}))
+        self.state = replace(self.state, work=None)
+        self.actions.append(CancelWork(work.token))
 
     def finish(self, token: int, stage: Stage) -> tuple[Work, ModelProgress, DesiredModel] | None:
         """Return the work with this token and lay it down, or None when it was cancelled."""

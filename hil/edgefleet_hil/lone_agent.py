@@ -101,6 +101,7 @@ class LoneAgent:
         self.filesystem = filesystem or Filesystem()
         self.now_s = 1000.0
         self.machine_boot = "boot-1"
+        self.power_mode = profile.power_mode
         self.links: list[LoopbackLink] = []
         self.blobs: dict[str, bytes] = {}
         self._agent: Resident | None = None
@@ -154,6 +155,7 @@ class LoneAgent:
             clock_s=lambda: self.now_s,
             now_ns=lambda: int(self.now_s * 1e9),
             machine_boot=lambda: self.machine_boot,
+            power_mode=lambda: self.power_mode,
         )
         self._agent = Resident(self.config, Opened(self.connection), ports)
         self.agent.start()

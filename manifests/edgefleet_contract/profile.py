@@ -163,6 +163,8 @@ class Profile(Record):
     energy_unmeasured_reason: Reason | None = None
     """Why energy cannot be measured here; None when it can."""
     labels: dict[LabelKey, LabelValue] = Field(default={}, max_length=64)
+    power_mode: str = Field(default="", max_length=256)
+    """What caps or chooses clocks, such as `nvpmodel 2, governor schedutil`; empty where the system does not tell."""
 
     @property
     def digest(self) -> str:
@@ -177,7 +179,8 @@ class Profile(Record):
         """
         machine = (self.arch, self.os, self.kernel, self.cpu_model, self.cpu_count, self.memory_bytes)
         engines = sorted((probe.target, probe.status.value, probe.version or "") for probe in self.engines)
-        return digest_bytes(canonical_json([machine, engines]))
+        mode = [self.power_mode] if self.power_mode else []
+        return digest_bytes(canonical_json([machine, engines, *mode]))
 
     @property
     def selectable(self) -> dict[str, str]:

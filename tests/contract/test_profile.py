@@ -32,9 +32,10 @@ def test_free_disk_labels_and_the_agents_version_leave_the_environment_as_it_is(
     [
         {"kernel": "6.2"},
         {"cpu_count": 4},
+        {"power_mode": "nvpmodel 2"},
         {"engines": (EngineProbe(target="ort/cpu", status=ProbeStatus.AVAILABLE, version="1.33"),)},
         {"engines": (EngineProbe(target="ort/cpu", status=ProbeStatus.BROKEN, version="1.32", reason="no"),)},
     ],
 )
-def test_another_kernel_runtime_or_number_of_cpus_is_another_environment(change: dict[str, object]) -> None:
+def test_another_kernel_runtime_number_of_cpus_or_power_mode_is_another_environment(change: dict[str, object]) -> None:
     assert PROFILE.model_copy(update=change).environment != PROFILE.environment

@@ -12,7 +12,7 @@ from edgefleet_contract.evidence import Conditions
 
 
 def read_conditions(
-    runtime: str, runtime_version: str, *, threads: int, spinning: bool, sysfs_root: Path = Path("/sys")
+    runtime: str, runtime_version: str, *, threads: int, spinning: bool, root: Path = Path("/")
 ) -> Conditions:
     """Return what must be alike for two results to be compared."""
     return Conditions(
@@ -28,7 +28,7 @@ def read_conditions(
             "distribution": host.distribution(),
             "spinning": str(spinning).lower(),
             "cpus": usable_cpus(),
-            **_governor(sysfs_root),
+            **host.power_modes(root),
         },
     )
 
@@ -71,12 +71,3 @@ def _ranges(cpus: Collection[int]) -> str:
         else:
             runs.append([cpu, cpu])
     return ",".join(str(low) if low == high else f"{low}-{high}" for low, high in runs)
-
-
-def _governor(sysfs_root: Path) -> dict[str, str]:
-    """Return how the kernel chooses clock frequencies, where it does; virtual machines seldom tell."""
-    try:
-        text = (sysfs_root / "devices/system/cpu/cpu0/cpufreq/scaling_governor").read_text(encoding="ascii")
-    except (OSError, ValueError):
-        return {}
-    return {"governor": text.strip()[:64]}

@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 
-from edgefleet_agent.records import Facts
+from edgefleet_agent.records import AgentState, DesiredReceived, Facts
 from edgefleet_contract.accept import Choose
 from edgefleet_contract.artifact import ArtifactDocument, ArtifactFile, FileRole, IoContract, TensorSpec
 from edgefleet_contract.base import digest_bytes
 from edgefleet_contract.desired import Candidate, DesiredModel, DesiredState, release_digest
 from edgefleet_contract.evidence import Trial, Verdict
 from edgefleet_contract.profile import EngineProbe, ProbeStatus, Profile
+from edgefleet_hil.drive import Drive
 
 _BROKER_CONFIG = """
 id = 0
@@ -171,3 +172,18 @@ def broker_port(start_broker: Callable[[], Any], free_port: int) -> int:
     """The port of a real broker, for one test."""
     start_broker()
     return free_port
+
+
+@pytest.fixture
+def drive(facts: Facts) -> Drive:
+    return Drive(facts, AgentState(), [])
+
+
+@pytest.fixture
+def asked(wish: Callable[..., Any], desired: Callable[..., Any]) -> Callable[..., DesiredReceived]:
+    """Build the event of a desired state with one model."""
+
+    def make(generation: int, *chain: Candidate, choose: Choose = Choose.FIRST) -> DesiredReceived:
+        return DesiredReceived(desired(generation, wish(*chain, choose=choose)))
+
+    return make

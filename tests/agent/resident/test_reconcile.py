@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import pytest
 
 from edgefleet_agent.consistency import check_consistency
-from edgefleet_agent.reconcile import REBOOT_POINTS, RESTART_POINTS, STRIKE_LIMIT, step, undone_while_stopped
+from edgefleet_agent.reconcile import REBOOT_POINTS, RESTART_POINTS, STRIKE_LIMIT, undone_while_stopped
 from edgefleet_agent.records import (
     Action,
     Activate,
@@ -21,7 +20,6 @@ from edgefleet_agent.records import (
     CollectGarbage,
     Deactivate,
     DesiredReceived,
-    Event,
     Facts,
     Fetch,
     FetchFailed,
@@ -42,7 +40,8 @@ from edgefleet_contract.desired import Candidate
 from edgefleet_contract.errors import InternalError
 from edgefleet_contract.evidence import EnergyResult, EnergyStatus, LatencyResult, LatencyVerdict, Trial, Verdict
 from edgefleet_contract.profile import EngineProbe, ProbeStatus
-from edgefleet_contract.report import DeviceState, EvidenceReport, Transition
+from edgefleet_contract.report import DeviceState
+from edgefleet_hil.drive import Drive
 
 A = TypeVar("A", bound=Action)
 
@@ -54,61 +53,6 @@ def candidate(letter: str, variant: str = "ort/cpu/fp32", total_bytes: int = 100
 FP32 = candidate("a", "ort/cpu/fp32", 400)
 INT8 = candidate("b", "ort/cpu/int8", 100)
 CUDA = candidate("c", "ort/cuda/fp16", 200)
-
-
-@dataclass
-class Drive:
-    """Feeds events to `step` as the agent's loop would, and keeps what came of them."""
-
-    facts: Facts
-    state: AgentState
-    actions: list[Action]
-
-    def __call__(self, event: Event) -> tuple[Action, ...]:
-        self.state, actions = step(self.state, event, self.facts)
-        check_consistency(self.state)
-        self.actions += actions
-        return actions
-
-    @property
-    def token(self) -> int:
-        assert self.state.work is not None
-        return self.state.work.token
-
-    def last(self, kind: type[A]) -> A:
-        return next(action for action in reversed(self.actions) if isinstance(action, kind))
-
-    def said(self) -> list[Transition]:
-        bodies = [action.body for action in self.actions if isinstance(action, Say)]
-        return [body for body in bodies if isinstance(body, Transition)]
-
-    def evidence(self) -> list[Any]:
-        bodies = [action.body for action in self.actions if isinstance(action, Say)]
-        return [body.evidence for body in bodies if isinstance(body, EvidenceReport)]
-
-    def try_next(self, trial: Trial) -> None:
-        """Let the artifact in work arrive and be tried with this outcome."""
-        self(ArtifactReady(self.token))
-        self(TrialDone(self.token, trial, 5, 1.5))
-
-    def qualify_and_activate(self) -> None:
-        self.try_next(Trial(verdict=Verdict.QUALIFIED))
-        self(Activated(self.token))
-
-
-@pytest.fixture
-def drive(facts: Facts) -> Drive:
-    return Drive(facts, AgentState(), [])
-
-
-@pytest.fixture
-def asked(wish: Callable[..., Any], desired: Callable[..., Any]) -> Callable[..., DesiredReceived]:
-    """Build the event of a desired state with one model."""
-
-    def make(generation: int, *chain: Candidate, choose: Choose = Choose.FIRST) -> DesiredReceived:
-        return DesiredReceived(desired(generation, wish(*chain, choose=choose)))
-
-    return make
 
 
 def failed(reason: str = "missed parity") -> Trial:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +166,61 @@ def test_a_command_to_requalify_proves_a_model_again(world: LoneAgent, asked: An
     world.until_said(DeviceState.ACTIVE)
     world.receive(TOPICS.command, Requalify(model="digits"))
     world.until(lambda: len(world.bodies(EvidenceReport)) == 2)
+
+
+def finds(verdict: Verdict) -> Callable[[QualifyJob, ChildLimits, threading.Event], QualifyAnswer]:
+    return lambda *_: QualifyAnswer(trial=Trial(verdict=verdict, reason="as told"))
+
+
+def has_seen(world: LoneAgent, evidence_n: int) -> bool:
+    return len(world.bodies(EvidenceReport)) >= evidence_n
+
+
+def test_by_schedule_what_serves_is_proved_again_and_again_even_after_a_proof_that_failed(
+    world: LoneAgent, asked: Any
+) -> None:
+    world.die()
+    world.config = replace(world.config, requalify_every_s=3600.0)
+    world.boot()
+    world.wish(asked(1))
+    world.until_said(DeviceState.ACTIVE)
+    proved: list[Verdict] = []
+    for verdict in (Verdict.QUALIFIED, Verdict.FAILED, Verdict.QUALIFIED):
+        world.worker = finds(verdict)
+        world.now_s += 3600.0
+        world.agent.turn(0.0)
+        seen_n = len(proved) + 2
+        world.until(partial(has_seen, world, seen_n))
+        world.settle()
+        proved.append(world.bodies(EvidenceReport)[-1].evidence.verdict)
+        assert (world.config.home / "models/digits/current").is_symlink()
+    assert proved == [Verdict.QUALIFIED, Verdict.FAILED, Verdict.QUALIFIED]
+    assert world.bodies(Transition)[-1].state is DeviceState.ACTIVE
+
+
+def test_another_power_mode_is_seen_while_the_agent_runs_offline_too(world: LoneAgent, asked: Any) -> None:
+    world.wish(asked(1))
+    world.until_said(DeviceState.ACTIVE)
+    world.link.events.put(LinkDown("gone"))
+    world.now_s += 60.0
+    world.settle()
+    assert len(evidence_kept(world)) == 1
+    world.power_mode = "nvpmodel 2"
+    world.now_s += 60.0
+    world.agent.turn(0.0)
+    world.until(lambda: len(evidence_kept(world)) == 2)
+    world.settle()
+    assert [body.profile.power_mode for body in kept(world, ProfileReport)] == ["", "nvpmodel 2"]
+
+
+def kept(world: LoneAgent, kind: type[Any]) -> list[Any]:
+    """Return the bodies of this kind that wait in the outbox."""
+    rows = world.connection.execute("SELECT body FROM report ORDER BY life, seq").fetchall()
+    return [body for (raw,) in rows if isinstance(body := decode(Report, raw).body, kind)]
+
+
+def evidence_kept(world: LoneAgent) -> list[EvidenceReport]:
+    return kept(world, EvidenceReport)
 
 
 def test_reports_are_sent_again_until_acknowledged(world: LoneAgent) -> None:
