@@ -27,6 +27,13 @@ def spread(values: Sequence[float], unit: str) -> str:
 
 
 def go_first() -> None:
-    """Take precedence over other work on this machine, where that is allowed; processes started later do so too."""
+    """Take precedence over other work on this machine, where that is allowed; processes started later do so too.
+
+    Linux shares the CPU between sessions first (sched(7), autogroup): against work of another session that helps only
+    in a session of its own, as `setsid --wait python -m bench …` makes one.
+    """
     with contextlib.suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, 0, -19)
+    with contextlib.suppress(OSError):
+        if os.getsid(0) == os.getpid():
+            Path("/proc/self/autogroup").write_text("-19", encoding="ascii")

@@ -60,6 +60,13 @@ def measure_latency(
         samples_n: samples in a query.
         look: called between samples, about once a second; looks at temperatures, say.
     """
+    return latency_result(measured_run(call, budget, clocks, samples_n, look), start, spinning=spinning)
+
+
+def measured_run(
+    call: Call, budget: LatencyBudget, clocks: Clocks, samples_n: int = 1, look: Callable[[], object] | None = None
+) -> Run:
+    """Warm up, measure, and return everything as it was; the arguments are those of `measure_latency`."""
     looks = Looks(look, clocks.now_ns)
     with no_collection():
         floor_ns = _floor_ns(clocks)
@@ -70,7 +77,7 @@ def measure_latency(
         stopped_by = measuring.run()
         ended_ns, after = clocks.now_ns(), clocks.accounts()
     samples, duration_ns = measuring.samples, max(1, ended_ns - began_ns)
-    run = Run(
+    return Run(
         samples=samples,
         budget=budget,
         schedule=planned,
@@ -83,7 +90,6 @@ def measure_latency(
         floor_ns=floor_ns,
         stopped_by=stopped_by,
     )
-    return latency_result(run, start, spinning=spinning)
 
 
 def _floor_ns(clocks: Clocks) -> int:

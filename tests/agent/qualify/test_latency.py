@@ -139,6 +139,16 @@ def test_where_the_cpu_goes_to_and_fro_less_time_to_recover_leaves_samples_to_ju
     assert np.count_nonzero(~few.disturbed) == 75
 
 
+def test_what_is_left_beside_a_hog_is_a_fair_share_and_not_the_few_that_were_left_alone_for_long() -> None:
+    # Bursts of three samples of 1 ms between preemptions, and now and then one of eight.
+    burst, long_burst = [True, False, False, False], [True] + 8 * [False]
+    preempted = np.array((10 * burst + long_burst) * 200)
+    samples = Samples(np.full(len(preempted), MS), np.zeros(len(preempted), np.int64), preempted)
+    kept_n = np.count_nonzero(~samples.disturbed)
+    # 3 ms of recovery would leave 5 in 38, of long bursts alone, and still a thousand; 2 ms leave 16 in 38.
+    assert kept_n == pytest.approx(16 / 38 * np.count_nonzero(~preempted), rel=0.02)
+
+
 def test_a_machine_that_heats_up_and_stays_slow_is_unsteady() -> None:
     result = Machine(lambda n: jitter(n) + n * 500).measure()
     assert result.verdict is LatencyVerdict.UNSTEADY
