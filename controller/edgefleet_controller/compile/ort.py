@@ -9,7 +9,7 @@ from typing import NoReturn
 import onnx
 
 from edgefleet_contract.artifact import TensorSpec
-from edgefleet_contract.variant import parse_variant
+from edgefleet_contract.variant import Variant, parse_variant
 from edgefleet_controller.compile import (
     calibrate,
     fp16,
@@ -22,6 +22,7 @@ from edgefleet_controller.compile import (
     ort_int8,
     ort_probe,
     preprocess,
+    registry,
 )
 from edgefleet_controller.compile.fault import CompileFaultError
 from edgefleet_controller.compile.ort_engines import PROVIDERS, fix_shapes, provider_of, provider_options
@@ -52,7 +53,7 @@ def build(request: BuildRequest) -> BuildAnswer:
         raise CompileFaultError(
             "variant",
             f"the source is quantised already ({quantised_n} nodes round or hold packed weights)",
-            next_step=f"build {variant.target}/fp32, which ships it as it is, or give the float model",
+            next_step=f"build {_as_it_is(variant)}, which ships it as it is, or give the float model",
             family="unsupported",
         )
     made, options = _MAKERS[variant.precision](request, source, inputs)
@@ -76,6 +77,12 @@ def build(request: BuildRequest) -> BuildAnswer:
         rewrites=rewrites,
         notes=notes,
     )
+
+
+def _as_it_is(variant: Variant) -> str:
+    """Return the variant that ships a source unchanged: fp32 of the same engine, or of the CPU where that has none."""
+    plain = variant._replace(precision="fp32")
+    return str(plain if registry.buildable(plain) is None else plain._replace(engine="cpu"))
 
 
 def _rewrites(source: onnx.ModelProto, precision: str) -> tuple[str, ...]:
