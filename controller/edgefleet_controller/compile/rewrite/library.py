@@ -11,6 +11,7 @@ from edgefleet_controller.compile.onnx_graph import STANDARD_DOMAINS
 from edgefleet_controller.compile.rewrite import (
     classical,
     fourier,
+    fused,
     indexing,
     ngrams,
     pooling,
@@ -61,6 +62,13 @@ RULES: Mapping[str, tuple[tuple[str, Rule], ...]] = {
     "TfIdfVectorizer": (("n-grams-compared", ngrams.counted),),
     "ai.onnx.ml:ArrayFeatureExtractor": (("features-gathered", classical.feature_extractor),),
     "ai.onnx.ml:Binarizer": (("threshold-compared", classical.binarizer),),
+    "com.microsoft:BiasGelu": (("fused-taken-apart", fused.gelu),),
+    "com.microsoft:FastGelu": (("fused-taken-apart", fused.fast_gelu),),
+    "com.microsoft:FusedMatMul": (("fused-taken-apart", fused.matrix_product),),
+    "com.microsoft:Gelu": (("fused-taken-apart", fused.gelu),),
+    "com.microsoft:QuickGelu": (("fused-taken-apart", fused.quick_gelu),),
+    "com.microsoft:SkipLayerNormalization": (("fused-taken-apart", fused.skip_layer_norm),),
+    "com.microsoft:SkipSimplifiedLayerNormalization": (("fused-taken-apart", fused.skip_rms_norm),),
 }
 """Operator, after its domain where that is not ONNX's own → the names of rewrites in records with their rules; the
 first rule that takes a node replaces it."""
