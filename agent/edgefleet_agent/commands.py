@@ -12,7 +12,7 @@ import socket
 import sqlite3
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal, TextIO
 
@@ -30,7 +30,7 @@ from edgefleet_agent.config import (
 )
 from edgefleet_agent.filesystem import Filesystem
 from edgefleet_agent.orders import obey_while_stopped
-from edgefleet_agent.records import AgentState
+from edgefleet_agent.records import AgentState, ModelProgress
 from edgefleet_agent.sensors.probe import find_sysfs, is_live
 from edgefleet_agent.sensors.table import sensor_rows
 from edgefleet_agent.state import StateError, StateStore, open_database
@@ -243,7 +243,18 @@ def status(options: argparse.Namespace) -> int:
     _print_table([("generation", state.generation), ("reports waiting", waiting_n)])
     _print_table((model, f"{held['variant']} {held['artifact']}") for model, held in serving.items())
     _print_table((f"{model} before", f"{held['variant']} {held['artifact']}") for model, held in previous.items())
+    _print_table(row for progress in state.models for row in _progress_rows(progress))
     return 0
+
+
+def _progress_rows(progress: ModelProgress) -> Iterator[tuple[str, str]]:
+    """Yield how far a model has come, and what was found out of each variant tried."""
+    come = progress.settled or (progress.said.state if progress.said else None)
+    if come is not None:
+        yield f"{progress.model} state", come.value
+    for finding in progress.findings:
+        why = f": {finding.reason}" if finding.reason else ""
+        yield f"{progress.model} tried", f"{finding.variant} {finding.verdict.value}{why}"
 
 
 def _read_state(path: Path) -> tuple[AgentState, int]:

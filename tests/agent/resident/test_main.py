@@ -15,7 +15,7 @@ from edgefleet_agent.blobs import Storage
 from edgefleet_agent.config import ConfigError, config_from, parse_broker, parse_labels, parse_period_s
 from edgefleet_agent.filesystem import Filesystem
 from edgefleet_agent.jobs import JobDeath
-from edgefleet_agent.records import AgentState, ModelProgress, Serving
+from edgefleet_agent.records import AgentState, Finding, ModelProgress, Serving, Settled
 from edgefleet_agent.state import StateStore, open_database
 from edgefleet_contract.child import ChildEnd, ChildOutcome
 from edgefleet_contract.evidence import Trial, Verdict
@@ -120,6 +120,22 @@ def test_status_tells_what_serves_with_no_controller(
     assert told["serving"]["digits"]["artifact"] == made.candidate.artifact
     assert main(["status", "--home", str(tmp_path)]) == 0
     assert "ort/cpu/fp32" in capsys.readouterr().out
+
+
+def test_status_tells_people_how_far_a_model_has_come_and_why_not_further(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finding = Finding(
+        artifact="sha256:" + "a" * 64, variant="ort/cpu/int8", verdict=Verdict.FAILED, reason="p95 30 ms, limit 20 ms"
+    )
+    progress = ModelProgress(model="digits", findings=(finding,), settled=Settled.REFUSED)
+    store = StateStore(open_database(tmp_path / "agent.db").connection)
+    with store.transaction():
+        store.save(AgentState(), AgentState(generation=6, models=(progress,)))
+    assert main(["status", "--home", str(tmp_path)]) == 0
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "digits state refused" in lines
+    assert "digits tried ort/cpu/int8 failed: p95 30 ms, limit 20 ms" in lines
 
 
 def test_status_of_a_damaged_database_is_an_error_and_leaves_it_alone(
