@@ -14,6 +14,10 @@ import pytest
 from onnx import TensorProto, helper
 from typer.testing import CliRunner, Result
 
+from edgefleet_contract.artifact import ArtifactDocument
+from edgefleet_contract.base import digest_bytes
+from edgefleet_contract.job import BenchAnswer
+from edgefleet_controller import tuning
 from edgefleet_controller.cli.app import app
 from edgefleet_controller.cli.applying import prepare
 from edgefleet_controller.cli.tuning import with_accept
@@ -215,11 +219,19 @@ def test_a_damaged_document_is_refused(home: Path, tmp_path: Path) -> None:
 
 
 def test_a_search_marks_the_frontier_and_its_recipe_is_what_apply_builds_by(
-    home: Path, model: Path, samples: Path, tmp_path: Path
+    home: Path, model: Path, samples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = tmp_path / "m.onnx"
     source.write_bytes(model.read_bytes())
     picture = tmp_path / "m.html"
+    timed: list[str] = []
+    bench = tuning._bench
+
+    def counted(file: str, document: ArtifactDocument) -> BenchAnswer | str:
+        timed.append(digest_bytes(Path(file).read_bytes()))
+        return bench(file, document)
+
+    monkeypatch.setattr(tuning, "_bench", counted)
     words = ("tune", source, "--samples", samples, "--targets", "ort/cpu/int8,ort/cpu/fp32", "--plot", picture)
     result = fleet(home, *words, "-o", "json")
     assert result.exit_code == 0, result.output
@@ -227,6 +239,7 @@ def test_a_search_marks_the_frontier_and_its_recipe_is_what_apply_builds_by(
     assert len(told["points"]) == 8, "the method the default came to by itself is not built twice"
     assert all(point["p50_ms"] for point in told["points"] if point["verdict"] == "pass")
     assert any(point["frontier"] for point in told["points"])
+    assert len(timed) == len(set(timed)), "one file is timed once, whatever recipes came to it"
     assert "<svg" in picture.read_text()
     beside = tmp_path / "m.onnx.tuned.json"
     chosen = {**json.loads(beside.read_text()), "recipes": {"ort/cpu/int8": {"calibration": "entropy"}}}
