@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
@@ -71,9 +72,23 @@ def build(
         made = of_model(file, samples, calibration, variants_of(variant), task, preprocess_from)
         wanted = [with_options(made, option or [])]
     bench = Workbench(settings.home(file), workers)
-    report = with_events(lambda tell: bench.build(wanted, tell, out))
+    with _located(file):
+        report = with_events(lambda tell: bench.build(wanted, tell, out))
     output.emit(report, form, lambda console: draw_builds(console, report))
     raise typer.Exit(report.exit_code)
+
+
+@contextmanager
+def _located(file: Path) -> Iterator[None]:
+    """Give what is wrong with a model its place in the manifest, where that is what is built."""
+    if file.suffix not in MANIFESTS:
+        yield
+        return
+    from edgefleet_controller.cli.errors import located
+    from edgefleet_controller.load import load_manifest
+
+    with located(load_manifest(file)):
+        yield
 
 
 def export(

@@ -296,3 +296,19 @@ def test_a_search_holds_what_the_manifest_accepts_of_its_model(tmp_path: Path) -
     assert limits == TuneLimits(max_bytes=9, min_agreement=0.95, min_sqnr_db=20.0)
     assert with_accept(TuneLimits(min_agreement=0.5), f"{manifest}:m", "m").min_agreement == 0.5
     assert with_accept(TuneLimits(), "m.onnx", "m") == TuneLimits()
+
+
+def test_what_does_not_fit_a_model_is_said_with_its_place_in_the_manifest(
+    home: Path, model: Path, samples: Path
+) -> None:
+    manifest = model.with_name("states.yaml")
+    manifest.write_text(
+        f"fleet: v1\nmodels:\n  dense:\n    source: {model.name}\n    samples: {samples.name}\n"
+        "    state: {yy: x}\ndeployments:\n  - {model: dense, to: all}\n",
+        encoding="utf-8",
+    )
+    said = fleet(home, "build", manifest, "--variant", "ort/cpu/fp32")
+    assert said.exit_code == 2, said.output
+    assert "states.yaml:6:17: model 'dense': state names output 'yy'; the model has 'y'" in " ".join(
+        said.output.split()
+    )
