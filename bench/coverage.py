@@ -136,6 +136,8 @@ def p50_ms(row: BuildRow) -> str:
             "latency": budget,
             "preprocess": io.preprocess,
             "input_map": io.input_map,
+            "state": io.state,
+            "bound": io.bound,
         }
     )
     outcome: ChildOutcome = run_child(WORKER, job.model_dump_json().encode(), ChildLimits(timeout_s=120.0))

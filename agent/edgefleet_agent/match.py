@@ -79,13 +79,16 @@ def match_samples(
     """
     check_names(raw, inputs, transforms)
     given = [
-        spec.model_copy(
-            update={"shape": ("?", *prepare(raw[spec.name][:1], spec, transforms.get(spec.name)).shape[1:])}
-        )
+        spec.model_copy(update={"shape": _of_one(prepare(raw[spec.name][:1], spec, transforms.get(spec.name)), spec)})
         for spec in inputs
         if len(spec.shape) in _USUAL
     ]
     return match_tensors(given, [spec for spec in inputs if len(spec.shape) in _USUAL], "input")
+
+
+def _of_one(ready: Array, spec: TensorSpec) -> tuple[Dim, ...]:
+    """Return the shape of one inference: a whole sample, such as a state, or a batch of any size."""
+    return ready.shape[1:] if ready.ndim == len(spec.shape) + 1 else ("?", *ready.shape[1:])
 
 
 def _axes(source: Sequence[Dim], file: Sequence[Dim]) -> tuple[int, ...] | None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgefleet_agent.match import match_tensors
+from edgefleet_agent.match import match_samples, match_tensors
 from edgefleet_agent.preprocess import InputMismatchError
 from edgefleet_contract.artifact import Dim, TensorMap, TensorSpec
 
@@ -58,3 +59,12 @@ def test_distinct_sizes_find_their_order(axes: list[int]) -> None:
     match = match_tensors([spec("a", *shape)], [spec("a", *(shape[axis] for axis in axes))], "input")
     found = match.maps["a"].axes if match.maps else tuple(range(4))
     assert found == tuple(axes)
+
+
+def test_images_are_put_channels_last_beside_a_state_that_has_no_sample_axis() -> None:
+    raw = {"image": np.zeros((9, 3, 8, 6), np.float32), "before": np.zeros((9, 2, 1, 16), np.float32)}
+    takes = [
+        TensorSpec(name="image", dtype="float32", shape=(1, 8, 6, 3)),
+        TensorSpec(name="before", dtype="float32", shape=(2, 1, 16)),
+    ]
+    assert {name: each.axes for name, each in match_samples(raw, {}, takes).maps.items()} == {"image": (0, 2, 3, 1)}
