@@ -74,6 +74,7 @@ PARTS: dict[str, Any] = {
     "dynamic": {},
     "state": {},
     "constants": {},
+    "options": {},
     "license": None,
     "samples_level": "real",
     "recipe": Recipe(),
@@ -90,6 +91,7 @@ def test_the_build_key_changes_with_every_part(part: str) -> None:
         "dynamic": {"x": {"n": (1, 1, 2)}},
         "state": {"h": "h0"},
         "constants": {"rate": 16000},
+        "options": {"ort": "other"},
         "tools": {"onnx": "2"},
         "recipe": Recipe(calibration="entropy"),
     }

@@ -28,6 +28,16 @@ NAME = "constants-bound"
 PROVEN_MIN_DB = 100.0
 """A folded graph does the source's arithmetic; constants folded by another library may round their last bit."""
 PROVEN_ON_N = 4
+_FOLDER_ERRORS: tuple[type[Exception], ...] = (
+    RuntimeError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    AssertionError,
+    onnx.checker.ValidationError,
+)
+"""What onnxslim's Python code raises over graphs it did not foresee."""
 _MAIN_GRAPH_ONLY = frozenset({"int8", "int4"})
 """Precisions of ONNX Runtime whose quantisers do not look inside of branches."""
 
@@ -90,7 +100,7 @@ def _folded(model: onnx.ModelProto, sizes: Mapping[str, tuple[int, ...]]) -> onn
     shapes = [f"{name}:{','.join(map(str, sizes[name]))}" for name in sorted(sizes)]
     try:
         folded: onnx.ModelProto = onnxslim.slim(model, input_shapes=shapes or None)
-    except Exception as error:  # it raises many kinds; what was bound is sound without it
+    except _FOLDER_ERRORS as error:  # what was bound is sound without it
         logger.info("not folded: %s", one_line(error))
         return model
     return folded
