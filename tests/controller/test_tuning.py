@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 from scipy.stats import binomtest
 
 from edgefleet_contract.errors import UserInputError
 from edgefleet_contract.tuning import Recipe, TunedModel, TunedPoint
+from edgefleet_controller.cli.plot import _scatter
 from edgefleet_controller.cli.render_tune import verdict_of
 from edgefleet_controller.paired import outcomes, p_value
 from edgefleet_controller.tuning import (
@@ -213,3 +215,9 @@ def test_a_damaged_result_is_the_users_error(tmp_path: Path) -> None:
     path.write_text("{}")
     with pytest.raises(UserInputError, match="not the result of a search"):
         read_tuned(path)
+
+
+def test_only_points_on_the_frontier_have_a_ring_in_the_picture() -> None:
+    axes = Figure().subplots()
+    _scatter(axes, [point(0.9, 1.0, 100, frontier=True), point(0.8, 2.0, 200)])
+    assert list(axes.collections[0].get_linewidth()) == [1.5, 0.0]

@@ -25,7 +25,8 @@ tr.frontier{{font-weight:600}}svg{{max-width:100%;height:auto}}</style></head>
 <table><thead><tr><th>variant</th><th>recipe</th><th>verdict</th><th>accuracy</th><th>p50</th><th>size</th></tr></thead>
 <tbody>{rows}</tbody></table><p>Bold rows are on the frontier: no other there is as accurate, as fast and as small, and
 better in one; accuracies that these samples cannot tell apart count as equal.
-The area of a dot is the size of the model file.</p></body></html>
+The area of a dot is the size of the model file; a dark ring marks the
+frontier.</p></body></html>
 """
 
 
@@ -72,14 +73,13 @@ def _scatter(axes: Any, shown: list[TunedPoint]) -> None:  # noqa: ANN401 - matp
     for variant in dict.fromkeys(point.variant for point in shown):
         mine = [point for point in shown if point.variant == variant]
         areas = [_SMALLEST_POINTS + _LARGEST_POINTS * (point.size_bytes or 0) / largest for point in mine]
-        edges = [(0.0, 0.0, 0.0, 1.0 if point.frontier else 0.0) for point in mine]
         axes.scatter(
             [point.p50_ms for point in mine],
             [point.accuracy for point in mine],
             s=areas,
             alpha=0.6,
-            edgecolors=edges,
-            linewidths=1.5,
+            edgecolors="black",
+            linewidths=[1.5 if point.frontier else 0.0 for point in mine],
             label=variant,
         )
     front = sorted((point for point in shown if point.frontier), key=lambda point: point.p50_ms or 0.0)
