@@ -220,4 +220,4 @@ def test_a_damaged_result_is_the_users_error(tmp_path: Path) -> None:
 def test_only_points_on_the_frontier_have_a_ring_in_the_picture() -> None:
     axes = Figure().subplots()
     _scatter(axes, [point(0.9, 1.0, 100, frontier=True), point(0.8, 2.0, 200)])
-    assert list(axes.collections[0].get_linewidth()) == [1.5, 0.0]
+    assert np.asarray(axes.collections[0].get_linewidth()).tolist() == [1.5, 0.0]
