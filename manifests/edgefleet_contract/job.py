@@ -52,7 +52,8 @@ class LatencyBudget(Record):
     max_n: Annotated[int, Field(ge=1, le=10_000_000)] = 200_000
     min_duration_s: Annotated[float, Field(ge=0, le=3600)] = 1.0
     max_duration_s: Annotated[float, Field(gt=0, le=3600)] = 10.0
-    """The run goes on past this only to reach `min_n`, and never past 4 times this."""
+    """The run goes on past this to reach `min_n`, up to 4 times this, or to average a level that goes to and fro, up to
+    3 times."""
     warmup_max_s: Annotated[float, Field(ge=0, le=600)] = 3.0
     threads: Annotated[int, Field(ge=1, le=1024)] = 1
     percentile: Annotated[float, Field(ge=0.01, le=0.999)] = 0.95
