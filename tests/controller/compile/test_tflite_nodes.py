@@ -16,8 +16,9 @@ SAMPLE = (
     "test_lstm_with_peepholes", "test_matmul_3d", "test_onehot_with_axis", "test_reduce_mean_keepdims_example",
     "test_reshape_reordered_last_dims", "test_resize_upsample_scales_cubic", "test_rms_normalization_2d_axis1",
     "test_scan9_sum", "test_softmax_axis_1", "test_split_equal_parts_2d", "test_transpose_default",
+    "test_dft", "test_size",
 )  # fmt: skip
-REFUSED = ("test_bitcast_float32_to_int32", "test_unique_sorted_without_axis", "test_loop11", "test_dft")
+REFUSED = ("test_bitcast_float32_to_int32", "test_unique_sorted_without_axis", "test_loop11", "test_gridsample_bicubic")
 """Operators for which there is no TFLite file."""
 
 
@@ -59,5 +60,5 @@ def test_every_pinned_case_matches_and_none_is_wrong_unseen(nodes: ModuleType, p
     statuses = {name: outcome.status for name, outcome in outcomes.items()}
     assert [name for name, status in statuses.items() if status == nodes.WRONG] == []
     assert sorted(pinned - {name for name, status in statuses.items() if status == nodes.MATCH}) == []
-    assert len(pinned) >= 0.85 * len(taken)
+    assert len(pinned) >= 0.88 * len(taken)
     assert all(outcome.ort_same for outcome in outcomes.values() if outcome.ort_same is not None)
