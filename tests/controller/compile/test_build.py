@@ -262,6 +262,11 @@ def test_code_of_the_users_own_is_refused_in_this_version(bench: Any) -> None:
         bench.check(preprocess="my.module:prepare")
 
 
+def test_a_metric_of_the_users_own_is_the_workers_to_call_and_no_reason_to_refuse(bench: Any, fake: FakeSteps) -> None:
+    bench.check(metric="my_metrics:recall")
+    assert fake.calls["ingest"] == 1
+
+
 def run_program(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
     monkeypatch.setattr(steps_module, "COMPILE_ARGV", (sys.executable, "-c", code))
 
