@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxsim
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgefleet_controller.compile import session
-from edgefleet_controller.compile.tflite import floating, quantise
+from edgefleet_controller.compile.tflite import floating, quantise, source
 from edgefleet_controller.compile.tflite.interpreter import Interpreter
 
 DIM, HEADS, DEPTH, SIZE, PATCH, CLASSES = 64, 4, 2, 32, 8, 10
@@ -106,3 +107,18 @@ def test_an_int8_transformer_keeps_30_db(seed: int) -> None:
 
     assert sqnr_db(made.data) > 100
     assert sqnr_db(files["minmax-products"]) > max(30.0, sqnr_db(files["minmax"]))
+
+
+def test_products_the_simplifier_would_fuse_beyond_the_converter_stay_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = onnxsim.simplify
+
+    def fusing(model: onnx.ModelProto, *, perform_optimization: bool, **options: Any) -> tuple[onnx.ModelProto, bool]:
+        made, same = real(model, perform_optimization=perform_optimization, **options)
+        if perform_optimization:
+            next(node for node in made.graph.node if node.op_type == "Softmax").op_type = "Attention"
+        return made, same
+
+    monkeypatch.setattr(onnxsim, "simplify", fusing)
+    kinds = {node.op_type for node in source.simplify(transformer(0)).graph.node}
+    assert "Softmax" in kinds
+    assert "Attention" not in kinds

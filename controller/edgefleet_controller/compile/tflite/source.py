@@ -19,6 +19,8 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./-]*")
 _CONSTANTS = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
+_FUSED = frozenset({"Attention"})
+"""What the simplifier makes of plain products and the converter then lacks."""
 MAX_FOLDED_BYTES = "64MB"
 """Larger constants are not folded into the graph: a Tile or Expand of a constant would blow the file up."""
 
@@ -54,7 +56,13 @@ def simplify(model: onnx.ModelProto, *, fuse: bool = True) -> onnx.ModelProto:
     except (RuntimeError, ValueError, TypeError, onnx.checker.ValidationError) as error:
         logger.info("not simplified: %s", one_line(error))
         return with_shapes(model)
+    if fuse and (_kinds(simplified) - _kinds(model)) & _FUSED:
+        return simplify(model, fuse=False)
     return simplified if same and _same_outputs(model, simplified) else with_shapes(model)
+
+
+def _kinds(model: onnx.ModelProto) -> set[str]:
+    return {node.op_type for node in model.graph.node}
 
 
 def with_plain_constants(model: onnx.ModelProto) -> onnx.ModelProto:
