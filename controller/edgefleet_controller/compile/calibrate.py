@@ -41,6 +41,8 @@ MIN_OPSET = 13
 OBSERVE_MAX_N = 64
 _QUANTISER_ERRORS: tuple[type[Exception], ...] = (
     *session.RUNTIME_ERRORS,
+    onnx.version_converter.ConvertError,
+    onnx.shape_inference.InferenceError,
     TypeError,
     KeyError,
     IndexError,

@@ -75,7 +75,7 @@ def raised(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
         return made
     try:
         return onnx.version_converter.convert_version(made, opset)
-    except (RuntimeError, onnx.version_converter.ConvertError) as error:
+    except (RuntimeError, onnx.version_converter.ConvertError, onnx.shape_inference.InferenceError) as error:
         logger.info("stays in opset %d: %s", given, one_line(error))
         return model
 
