@@ -1,6 +1,7 @@
 """Real models, too large to ship, below the folder that `EDGEFLEET_MODELS` names; each that is not there is skipped.
 
-Nothing is downloaded. One folder a model, its samples beside it: `REAL` says which. A large model takes minutes (`-o timeout=600`).
+Nothing is downloaded. One folder a model, its samples beside it: `REAL` says which. A large model takes minutes
+(`-o timeout=600`).
 """
 
 from __future__ import annotations
