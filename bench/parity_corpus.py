@@ -1,6 +1,6 @@
 """Pairs of outputs from real models on real data: honest artifacts, which must pass, and broken ones, which must fail.
 
-Outputs were recorded from eight models (tests/data/parity/README.md says which and how); defects are either recorded
+Outputs were recorded from twelve models (tests/data/parity/README.md says which and how); defects are either recorded
 from a broken run of the model, or made of an honest artifact's outputs as the fault would make them.
 """
 
@@ -29,6 +29,10 @@ TASKS = {
     "faces": "detection",
     "notes": "sequence",
     "sentences": "embedding",
+    "patients": "regression",
+    "people": "regression",
+    "functions": "regression",
+    "sixteen": "classification",
 }
 
 
@@ -151,7 +155,7 @@ def _in_pixels(outputs: Mapping[str, Array]) -> Array:
 
 
 Fault = Callable[[Array], Array]
-Place = int | EllipsisType | tuple[int | slice, ...]
+Place = int | slice | EllipsisType | tuple[int | slice, ...]
 """What NumPy takes between brackets."""
 
 
@@ -304,4 +308,20 @@ FAULTS: tuple[tuple[str, str, str, Fault], ...] = (
     ("sentences", "int8-dynamic:dyn", "rows swapped", swapped(4, 9, 0)),
     ("sentences", "int8-dynamic:dyn", "normalised", lambda v: v / np.linalg.norm(v, axis=1, keepdims=True)),
     ("sentences", "fp16:full", "gain 1.03", lambda values: 1.03 * values),
+    ("patients", "int8:minmax_pc", "one value with the wrong sign", scaled(33, -1.0)),
+    ("patients", "int8:minmax_pc", "one value halved", scaled(33, 0.5)),
+    ("patients", "int8:minmax", "one value of another sample", moved(99, 33)),
+    ("patients", "int8:minmax", "the last three values zero", put(slice(-3, None), 0.0)),
+    ("patients", "int8:s8", "the last four values repeat those before", moved(slice(-8, -4), slice(-4, None))),
+    ("patients", "int8-dynamic:dyn", "gain 1.05", lambda values: 1.05 * values),
+    ("people", "int8:minmax_pc", "offset of a third of the deviation", lambda values: values + 0.3 * values.std()),
+    ("people", "int8:minmax", "one value with the wrong sign", scaled(66, -1.0)),
+    ("functions", "int8:minmax_pc", "one sample of another", moved(24, 66)),
+    ("functions", "int8:minmax_pc", "one output scaled by 0.85", scaled((slice(None), 1), 0.85)),
+    ("functions", "fp32:none", "one sample in 16 scaled by 1.3", scaled((slice(5, None, 16),), 1.3)),
+    ("sixteen", "int8:minmax_pc", "one of 16 samples with the wrong sign", scaled(5, -1.0)),
+    ("sixteen", "int8:minmax_pc", "one of 16 samples zero", put(5, 0.0)),
+    ("sixteen", "int8:minmax", "two of 16 samples swapped", swapped(3, 12, 0)),
+    ("sixteen", "int8:minmax", "a dead class", class_dead),
+    ("sixteen", "fp16:full", "one of 16 samples halved", scaled(5, 0.5)),
 )

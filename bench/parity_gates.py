@@ -174,9 +174,7 @@ def main() -> None:
     _quiet()
     cases = list(corpus())
     honest_n = sum(case.honest for case in cases)
-    print(
-        f"{len(cases)} pairs of outputs of eight models on real data: {honest_n} honest, {len(cases) - honest_n} broken"
-    )
+    print(f"{len(cases)} pairs of outputs of twelve models: {honest_n} honest, {len(cases) - honest_n} broken")
     print(conditions())
     print(f"{'gate':42} {'false alarms':>14} {'misses':>10}")
     for name, gate in gates().items():

@@ -26,10 +26,6 @@ from edgefleet_contract.job import ClaimedPrecision, CompareAnswer, CompareJob
 if TYPE_CHECKING:
     from edgefleet_agent.qualify.parity_claim import NoiseModel
 
-OUTPUTS_PRECISION: ClaimedPrecision = "int8"
-"""What two files of outputs are held to when nobody says what they claim: the loosest usual claim. Structure in the
-error (dead classes, gains, shifts, NaN) fails under any claim."""
-
 _ZIP_MAGIC = b"PK\x03\x04"
 _LABELLED_TASKS = {None, Task.CLASSIFICATION}
 
@@ -62,8 +58,12 @@ def compare(job: CompareJob) -> CompareAnswer:
         msg = f"{reference.name} and {candidate.name} are of two kinds; compare two models or two .npz of outputs"
         raise UserInputError(msg)
     of_outputs = kinds == {True}
-    precision = job.precision or (OUTPUTS_PRECISION if of_outputs else claimed_precision(candidate))
-    pair = _load_outputs(job) if of_outputs else _run_models(job, precision)
+    if of_outputs:
+        pair = _load_outputs(job)
+        precision, assumed = _claim_of_outputs(job, pair)
+    else:
+        precision, assumed = job.precision or claimed_precision(candidate), ()
+        pair = _run_models(job, precision)
     task = job.task or infer_task(pair.reference)
     parity = compare_outputs(
         pair.reference,
@@ -83,9 +83,20 @@ def compare(job: CompareJob) -> CompareAnswer:
         precision=precision,
         task=task,
         parity=parity,
-        assumed=tuple(clip_reason(text) for text in pair.assumed[:_MAX_ASSUMED]),
+        assumed=tuple(clip_reason(text) for text in (assumed + pair.assumed)[:_MAX_ASSUMED]),
         bisection=_bisect(job, precision, of_outputs=of_outputs) if job.bisect else None,
     )
+
+
+def _claim_of_outputs(job: CompareJob, pair: Pair) -> tuple[ClaimedPrecision, tuple[str, ...]]:
+    """Return what outputs are held to, and how that was told where nobody said it."""
+    from edgefleet_agent.qualify.parity_shown import shown_precision
+
+    if job.precision is not None:
+        return job.precision, ()
+    precision, shown_db = shown_precision(pair.reference, pair.candidate)
+    why = "nothing tells it" if shown_db is None else f"17 samples of 20 are within {min(shown_db, 200.0):.0f} dB"
+    return precision, (f"held to {precision}: {why}; say what the candidate claims with --precision",)
 
 
 def _bisect(job: CompareJob, precision: str, *, of_outputs: bool) -> Bisection:

@@ -31,7 +31,8 @@ def logits(golden_artifact: Path) -> np.ndarray:
 
 def test_equal_outputs_pass_and_the_answer_says_what_they_were_held_to(tmp_path: Path, logits: np.ndarray) -> None:
     answer = compare(outputs_job(tmp_path, {"logits": logits}, {"logits": logits}))
-    assert (answer.verdict, answer.precision, answer.task) == (ParityVerdict.PASS, "int8", Task.CLASSIFICATION)
+    assert (answer.verdict, answer.precision, answer.task) == (ParityVerdict.PASS, "fp32", Task.CLASSIFICATION)
+    assert "--precision" in answer.assumed[0]
 
 
 @pytest.mark.parametrize("precision", [None, "fp32", "int8"])

@@ -18,6 +18,7 @@ from edgefleet_agent.qualify.parity_tensor import (
     energy_ratio_db,
     flat,
     sample_energies,
+    single_signal,
 )
 from edgefleet_contract.evidence import ParityCheck
 
@@ -25,6 +26,11 @@ _OUTLIER_MIN_SIGMA_DB = 2.0
 _OUTLIER_MAX_SIGMAS = 8.0
 _FLOOR_QUANTA = 2.0
 _MIN_OUTLIER_N = 4
+_STRAY_EXCESS = 100.0
+_STRAY_SHRUNK = 0.2
+"""Error energy over the sample's own; a clipped sample that keeps 65 % of its deviation has 0.12."""
+_STRAY_GROWN = 0.05
+_STRAY_TYPICAL = 0.05
 _ODDS_MOVED = 2.5
 """Natural logarithm of an odds ratio; healthy int8 digit classifiers move theirs by 1.74 at most in 1,000 samples."""
 _SINGLE_MEDIAN_DB = 3.4
@@ -57,7 +63,7 @@ def figures(reference: Array, candidate: Array, quantum: float) -> Figures:
     """Return figures of every sample; `quantum` is the claim's step in the output's unit."""
     signal, error = sample_energies(reference, candidate)
     if reference.size == len(reference):
-        signal = np.full_like(signal, signal.mean())
+        signal = single_signal(reference)
     return Figures(
         sqnr_db=energy_ratio_db(signal, error),
         below_floor=error <= (_FLOOR_QUANTA * quantum) ** 2,
@@ -107,6 +113,36 @@ def _surely_below(judged: Floats, tolerance_db: float) -> bool:
     chance_db = _CHANCE_SIGMAS * _MEDIAN_ERROR * sigma_db / np.sqrt(len(levels))
     margin_db = min(chance_db, _FAR_BELOW_DB) if len(levels) >= _MIN_MEDIAN_N else _FAR_BELOW_DB
     return median_db < tolerance_db - margin_db
+
+
+def check_stray(pair: Pair, odds_moved: Floats | None = None) -> Finding | None:
+    """Find samples whose error is 20 dB above the others' and no clipping: most of what the sample says is wrong.
+
+    Calibrated ranges clip the largest values, and honest artifacts then lose up to 35 % of what a rare sample deviates
+    from the mean (error energy 25 dB above the median sample's). They never add to it.
+
+    Args:
+        pair: both sides.
+        odds_moved: for probabilities, how far the log odds of each sample moved at most.
+    """
+    if pair.n < _MIN_OUTLIER_N:
+        return None
+    mean = float(pair.reference.mean())
+    own, given = flat(pair.reference) - mean, flat(pair.candidate) - mean
+    signal, error = np.square(own).mean(axis=1), np.square(flat(pair.error)).mean(axis=1)
+    few = float(critical_sigmas(pair.n) / critical_sigmas(np.inf)) ** 2
+    far = error > _STRAY_EXCESS * few * max(float(np.median(error)), pair.quantum**2)
+    grown = (own * given).sum(axis=1) > np.square(own).sum(axis=1)
+    wrong = (error > np.where(grown, _STRAY_GROWN, _STRAY_SHRUNK) * signal) & (
+        error > _STRAY_TYPICAL * float(np.median(signal))
+    )
+    places = np.flatnonzero(far & wrong & (True if odds_moved is None else odds_moved > _ODDS_MOVED))
+    if not places.size:
+        return None
+    worst = int(places[np.argmax(error[places])])
+    lost = 100.0 * float(np.sqrt(error[worst] / np.median(signal)))
+    reason = f"{places.size} samples stand out, the worst is {worst}: off by {lost:.0f} % of what a sample varies"
+    return Finding(ParityCheck.OUTLIER, reason)
 
 
 def check_outlier(found: Figures, claim: Claim, odds_moved: Floats | None = None) -> Finding | None:

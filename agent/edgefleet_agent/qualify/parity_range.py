@@ -13,11 +13,14 @@ _LIVE_QUANTA = 4.0
 """A channel's spread must exceed this many quantisation steps of its tensor before int8 owes it anything."""
 _PLATEAU_SHARE = 0.008
 """Calibrators leave fewer elements than this at the limit (digit logits on 64 calibration samples: 0.0045)."""
+_PLATEAU_SAMPLES_SHARE = 0.05
+"""Calibrated ranges also leave fewer samples than this with an element at the limit: of new samples, 1 of n + 1 exceeds
+the largest of n calibration samples in the mean, and as many as 0.05 of them by chance where n is 48."""
 _PLATEAU_MIN_N = 3
 """Precisions without calibration have no limit: three different values that became one are enough."""
 _CHANNEL_PLATEAU_SHARE = 0.02
-"""The same for one channel of a quantised tensor, whose range is shared: the channel with the longest tail meets the
-limit more often than the tensor does (digit logits, 128 calibration samples: 0.011 of one channel)."""
+"""The same as the share of elements, for one channel of a quantised tensor: all clipping may be of the channel with
+the longest tail (digit logits, 128 calibration samples: 0.011 of one channel)."""
 _PLATEAU_EXCESS = 0.02
 """A plateau below the reference by this share of its range: a score of 0.996 for 1.0 is one int8 step, 0.4 %."""
 _SINGLE_QUANTUM = 1e-5
@@ -101,10 +104,13 @@ def _plateau(reference: Floats, candidate: Floats, pair: Pair) -> int | None:
     excess = np.where(stuck, reference - limit, 0.0)
     share = _PLATEAU_EXCESS if pair.claim.calibrated else min(8.0 * pair.claim.quantum, _PLATEAU_EXCESS)
     needed = max(share * pair.span, 3.0 * pair.noise_rms)
-    clear = (excess > needed).sum(axis=0)
+    beyond = excess > needed
+    clear = beyond.sum(axis=0)
     share = _CHANNEL_PLATEAU_SHARE if reference.shape[1] > 1 else _PLATEAU_SHARE
     enough = max(4, share * len(reference)) if pair.claim.calibrated else _PLATEAU_MIN_N
-    found = np.flatnonzero((clear >= enough) & (2 * clear >= count))
+    enough_samples = _PLATEAU_SAMPLES_SHARE * pair.n if pair.claim.calibrated else 0.0
+    samples_n = beyond.reshape(pair.n, -1, beyond.shape[1]).any(axis=1).sum(axis=0)
+    found = np.flatnonzero((clear >= enough) & (2 * clear >= count) & (samples_n >= enough_samples))
     return int(found[0]) if found.size else None
 
 

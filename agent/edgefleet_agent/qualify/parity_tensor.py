@@ -26,6 +26,7 @@ _CORRELATED_MIN_N = 4
 _CORRELATION_MIN = 0.5
 """Samples in the order of their topics correlate a little (sentences of one page: 0.2), and still count."""
 _CORRELATION_MAX = 0.95
+_VARIANCE_MIN_N = 8
 _LEVELS_N = 256
 """Distinct values of eight bits."""
 MAD_TO_SIGMA = 1.4826
@@ -176,12 +177,24 @@ def _chunks(array: Array) -> Iterator[slice]:
 def sample_sqnr_db(reference: Array, candidate: Array) -> Floats:
     """Return the signal-to-quantisation-noise ratio of each sample in dB: +inf without error, -inf without signal.
 
-    With one element a sample, a value near 0 says nothing, so the signal is the mean over all samples.
+    With one element a sample, the signal is `single_signal` in all samples.
     """
     signal, error = sample_energies(reference, candidate)
     if reference.size == len(reference):
-        signal = np.full_like(signal, signal.mean())
+        signal = single_signal(reference)
     return energy_ratio_db(signal, error)
+
+
+def single_signal(reference: Array) -> Floats:
+    """Return the signal energy of outputs with one element a sample: the variance, the same for each.
+
+    A value near 0 says nothing by itself, and what all samples share is no signal (a price of 150 ± 50). With fewer
+    than 8 samples there is no variance to speak of: the mean square then.
+    """
+    values = _as_floats(reference).ravel()
+    values = np.where(np.isfinite(values), values, 0.0)
+    varies = len(values) >= _VARIANCE_MIN_N and float(np.ptp(values)) > 0.0
+    return np.full(len(values), values.var() if varies else np.square(values).mean())
 
 
 def energy_ratio_db(signal: Floats, error: Floats) -> Floats:

@@ -1,4 +1,4 @@
-"""Recorded outputs of eight real models: no honest artifact may fail and no broken one may pass, task given or not."""
+"""Recorded outputs of twelve models: no honest artifact may fail and no broken one may pass, task given or not."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ CASES = list(_corpus_module().corpus())
 
 def test_the_corpus_is_as_large_as_it_is_said_to_be() -> None:
     honest_n = sum(case.honest for case in CASES)
-    assert honest_n >= 50
-    assert len(CASES) - honest_n >= 75
+    assert honest_n >= 85
+    assert len(CASES) - honest_n >= 95
     assert len({case.name for case in CASES}) == len(CASES)
 
 
