@@ -223,7 +223,7 @@ class Wander(Record):
     spread_share: Annotated[float, Field(ge=0)]
     """From the level that 2.5 % of blocks are below to the one that 2.5 % are above."""
     drift_share: float
-    """From the first half to the last, or the first third to the last, whichever is more; negative: it became faster."""
+    """From the first half to the last, or the first third to the last, whichever is more; < 0: it became faster."""
     upper_drift_share: float
     """From half to half, of the level that a tenth of the blocks exceed."""
     levels_n: Annotated[float, Field(ge=0)]

@@ -94,8 +94,8 @@ PROVIDER_OPTIONS: Mapping[str, Mapping[str, str]] = {
 }
 """`runtime/engine` → option → what its value must look like. Artifacts carry these; the agent's runtime takes them.
 
-Names and values as ONNX Runtime's documentation of each provider has them (read 2026-11), without those that name
-files or libraries or hold addresses.
+Names and values of ONNX Runtime's provider options, without those that name files or libraries or hold addresses. None
+was tried on its hardware by us.
 """
 
 BUILD_OPTIONS: Mapping[str, Mapping[str, str]] = {"tensorrt-rtx/gpu": {"sm": r"\d{2,3}(?:,\d{2,3}){0,15}"}}
