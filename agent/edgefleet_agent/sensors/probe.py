@@ -93,7 +93,11 @@ def probe(sysfs_root: Path = LIVE_ROOT, *, nvml: Nvml | None = None, vcgencmd: V
     if len(rails) > MAX_RAILS:
         notes.append(f"{len(rails)} power rails: {MAX_RAILS} are shown")
     kept = _with_present_includes(rails[:MAX_RAILS])
-    return Sensors(kept, _total(kept, board, notes), lambda: read_thermal(root, chips, vcgencmd), tuple(notes[:32]))
+    total = _total(kept, board, notes)
+    cut = any(part.cut for part in found if part) or len(_total(rails, board, notes).rails) > len(total.rails)
+    if len(total.rails) > 1 and cut:
+        total = Total(reason="there are more power rails than are looked at: a sum would leave some out")
+    return Sensors(kept, total, lambda: read_thermal(root, chips, vcgencmd), tuple(notes[:32]))
 
 
 def _total(rails: tuple[Rail, ...], board: str | None, notes: list[str]) -> Total:

@@ -101,7 +101,8 @@ class Total:
 
 @dataclass(frozen=True)
 class Found:
-    """Rails of one family, and what is worth saying about what was left out."""
+    """Rails of one family, what is worth saying of what was left out, and whether more are there than are looked at."""
 
     rails: tuple[Rail, ...] = ()
     notes: tuple[str, ...] = field(default=())
+    cut: bool = False

@@ -38,7 +38,7 @@ def find_rapl(sysfs_root: Path) -> Found:
     if dropped:
         notes.append(f"{', '.join(dropped)}: the memory-mapped view of a package that is already there")
     rails = [_rail(identity, folder, kept) for identity, folder in kept.items()]
-    return Found(_with_includes(rails), tuple(notes))
+    return Found(_with_includes(rails), tuple(notes), cut)
 
 
 @dataclass

@@ -69,6 +69,15 @@ def test_dies_of_one_package_add_up(tmp_path: Path) -> None:
     assert names(probe(tmp_path).total) == {"package-0-die-0", "package-0-die-1"}
 
 
+@pytest.mark.parametrize(("packages_n", "added_n"), [(64, 64), (65, 0), (300, 0)])
+def test_a_sum_that_would_leave_packages_out_is_no_total(tmp_path: Path, packages_n: int, added_n: int) -> None:
+    for number in range(packages_n):
+        add_rapl_zone(tmp_path, f"intel-rapl:{number}", f"package-{number}", 1_000_000)
+    total = probe(tmp_path).total
+    assert len(total.rails) == added_n
+    assert added_n or "leave some out" in str(total.reason)
+
+
 @pytest.mark.parametrize(("told", "range_n"), [(262143328850, 262143328850), (0, None)])
 def test_a_range_of_zero_is_no_range(tmp_path: Path, told: int, range_n: int | None) -> None:
     add_rapl_zone(tmp_path, "intel-rapl:0", "package-0", 1, range_uj=told)
