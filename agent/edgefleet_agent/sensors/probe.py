@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -100,7 +100,7 @@ def probe(sysfs_root: Path = LIVE_ROOT, *, nvml: Nvml | None = None, vcgencmd: V
     return Sensors(kept, total, lambda: read_thermal(root, chips, vcgencmd), tuple(notes[:32]))
 
 
-def _total(rails: tuple[Rail, ...], board: str | None, notes: list[str]) -> Total:
+def _total(rails: Sequence[Rail], board: str | None, notes: list[str]) -> Total:
     total = decide_total(rails, board)
     unread = next((note for note in notes if note.startswith(NO_PMIC)), None)
     if not rails and unread and board and "raspberry pi 5" in board.lower():
