@@ -225,8 +225,10 @@ def test_bench_prints_the_latency_part_of_apply_and_the_conditions(digits: Path,
     assert latency.verdict in set(LatencyVerdict)
     assert latency.n >= 500
     assert latency.p50_ms <= latency.p95_ms <= latency.p99_ms
-    assert latency.ci95_p95_ms is not None
-    assert latency.ci95_p95_ms[0] <= latency.p95_ms <= latency.ci95_p95_ms[1]
+    if latency.ci95_p95_ms is None:  # a busy machine: nothing is believed then
+        assert latency.verdict is not LatencyVerdict.VALID
+    else:
+        assert latency.ci95_p95_ms[0] <= latency.p95_ms <= latency.ci95_p95_ms[1]
     assert 0.5 <= latency.duration_s <= 4.0
     assert set(said) - set(LatencyResult.model_fields) == {"api", "model", "conditions"}
     assert said["conditions"]["threads"] == 1
