@@ -15,6 +15,12 @@ from edgefleet_contract.job import ClaimedPrecision
 # Field numbers of onnx.proto: ModelProto.graph, GraphProto.node and .initializer, NodeProto.op_type,
 # TensorProto.data_type.
 _GRAPH, _NODE, _INITIALIZER, _OP_TYPE, _DATA_TYPE = 7, 1, 5, 4, 2
+_ATTRIBUTE, _TENSOR, _BRANCH, _BRANCHES = 5, 5, 6, 11
+"""NodeProto.attribute; AttributeProto.t, of Constant; .g and .graphs, the bodies of If, Loop and Scan."""
+_MIN_CONSTANT_BYTES = 64
+"""A Constant's tensor below this is a number beside the weights, not one of them."""
+_MAX_DEPTH = 16
+"""Bodies within bodies; deeper than any exporter nests them."""
 _METADATA, _KEY, _VALUE = 14, 1, 2
 """ModelProto.metadata_props; StringStringEntryProto.key and .value."""
 _FLOAT16, _BFLOAT16 = 10, 16
@@ -37,7 +43,7 @@ def claimed_precision(path: Path) -> ClaimedPrecision:
 
     Operators of dynamic quantisation mean `int8-dynamic`, other quantisation `int8`, half-precision weights `fp16`
     or `bf16`; weights that are mostly 8-bit integers without any of these operators are dequantised as they are used,
-    and as exact as `int8-dynamic`. Looks at the main graph only.
+    and as exact as `int8-dynamic`. Bodies of `If`, `Loop` and `Scan` count as the main graph does.
     """
     try:
         with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
@@ -70,15 +76,42 @@ def _scan(data: mmap.mmap) -> tuple[set[str], Counter[int]]:
     for number, graph in _fields(data, 0, len(data)):
         if number != _GRAPH or isinstance(graph, int):
             continue
-        for kind, part in _fields(data, *graph):
-            if isinstance(part, int):
-                continue
-            if kind == _NODE:
-                ops.update(_texts(data, part, _OP_TYPE))
-            elif kind == _INITIALIZER:
-                for kind_of_data in _numbers(data, part, _DATA_TYPE):
-                    weight_types[kind_of_data] += part[1] - part[0]
+        _scan_graph(data, graph, ops, weight_types, depth=0)
     return ops, weight_types
+
+
+def _scan_graph(
+    data: mmap.mmap, graph: tuple[int, int], ops: set[str], weight_types: Counter[int], *, depth: int
+) -> None:
+    """Add what a graph and the bodies inside it hold. Raises _DamagedError where bodies nest too deep."""
+    if depth > _MAX_DEPTH:
+        raise _DamagedError
+    for kind, part in _fields(data, *graph):
+        if isinstance(part, int):
+            continue
+        if kind == _NODE:
+            ops.update(_texts(data, part, _OP_TYPE))
+            for field, value in _attributes(data, part):
+                if field == _TENSOR and value[1] - value[0] >= _MIN_CONSTANT_BYTES:
+                    _count(data, value, weight_types)
+                elif field in {_BRANCH, _BRANCHES}:
+                    _scan_graph(data, value, ops, weight_types, depth=depth + 1)
+        elif kind == _INITIALIZER:
+            _count(data, part, weight_types)
+
+
+def _count(data: mmap.mmap, tensor: tuple[int, int], weight_types: Counter[int]) -> None:
+    for data_type in _numbers(data, tensor, _DATA_TYPE):
+        weight_types[data_type] += tensor[1] - tensor[0]
+
+
+def _attributes(data: mmap.mmap, node: tuple[int, int]) -> Iterator[tuple[int, tuple[int, int]]]:
+    """Yield what a node's attributes hold as messages: the field of AttributeProto and its bytes."""
+    for number, attribute in _fields(data, *node):
+        if number == _ATTRIBUTE and not isinstance(attribute, int):
+            for field, value in _fields(data, *attribute):
+                if not isinstance(value, int):
+                    yield field, value
 
 
 def _texts(data: mmap.mmap, span: tuple[int, int], wanted: int) -> Iterator[str]:

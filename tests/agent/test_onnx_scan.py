@@ -42,6 +42,37 @@ def test_operators_and_weights_tell_the_precision(tmp_path: Path, op: str, dtype
     assert claimed_precision(model(tmp_path / "m.onnx", op, np.ones(3, dtype))) == precision
 
 
+@pytest.mark.parametrize("as_constant", [False, True])
+@pytest.mark.parametrize(("dtype", "precision"), [(np.float32, "fp32"), (np.float16, "fp16")])
+def test_weights_inside_the_branches_of_an_if_are_counted(
+    tmp_path: Path, dtype: type, precision: str, *, as_constant: bool
+) -> None:
+    weight = numpy_helper.from_array(np.ones(64, dtype), "w")
+    nodes = [helper.make_node("Cast", ["w"], ["y"], to=TensorProto.FLOAT)]
+    if as_constant:
+        nodes.insert(0, helper.make_node("Constant", [], ["w"], value=weight))
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [64])
+    branch = helper.make_graph(nodes, "b", [], [y], [] if as_constant else [weight])
+    graph = helper.make_graph(
+        [helper.make_node("If", ["c"], ["y"], then_branch=branch, else_branch=branch)],
+        "g",
+        [helper.make_tensor_value_info("c", TensorProto.BOOL, [])],
+        [y],
+    )
+    path = tmp_path / "m.onnx"
+    path.write_bytes(helper.make_model(graph).SerializeToString())
+    assert claimed_precision(path) == precision
+
+
+def test_a_single_half_precision_constant_is_no_claim(tmp_path: Path) -> None:
+    path = model(tmp_path / "m.onnx", "MatMul", np.ones(99, np.float32))
+    loaded = onnx.load(path)
+    one = numpy_helper.from_array(np.ones(1, np.float16), "k")
+    loaded.graph.node.append(helper.make_node("Constant", [], ["k"], value=one))
+    path.write_bytes(loaded.SerializeToString())
+    assert claimed_precision(path) == "fp32"
+
+
 def test_bfloat16_weights_are_told(tmp_path: Path) -> None:
     path = model(tmp_path / "m.onnx", "MatMul", np.ones(3, np.float32))
     loaded = onnx.load(path)
