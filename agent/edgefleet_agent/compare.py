@@ -73,6 +73,7 @@ def compare(job: CompareJob) -> CompareAnswer:
         same_artifact=job.same_artifact,
         labels=pair.labels,
         metric=job.metric or (MetricAccept() if pair.labels is not None and task in _LABELLED_TASKS else None),
+        metric_declared=job.metric is not None,
         limits=job.limits,
         noise=pair.noise,
     )

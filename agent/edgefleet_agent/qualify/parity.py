@@ -34,6 +34,7 @@ _NO_DECISIONS = (
     "without scores, or a task not given); give the task, or limit min_sqnr_db instead"
 )
 """What cannot be shown to hold misses a limit, as everywhere: it is never skipped."""
+_UNCHECKED = "the metric could not be computed, so its limit is missed: {}"
 _LAST_OF_FORM = ParityCheck.FINITE
 _ORDER = {check: place for place, check in enumerate(ParityCheck)}
 
@@ -47,6 +48,7 @@ def compare_outputs(
     same_artifact: bool = False,
     labels: Array | None = None,
     metric: MetricAccept | None = None,
+    metric_declared: bool = True,
     limits: ParityAccept = _NO_LIMITS,
     samples_level: Literal["real", "random"] = "real",
     noise: NoiseModel | None = None,
@@ -61,6 +63,7 @@ def compare_outputs(
         same_artifact: both sides ran one file, so only arithmetic may differ.
         labels: one integer class a sample, for the metric.
         metric: how far the metric may fall; None with labels measures without a limit.
+        metric_declared: somebody asked for `metric`, so that it misses where it cannot be computed; else weak.
         limits: the manifest's own limits.
         samples_level: whether inputs were real; random inputs prove nothing and make the result weak.
         noise: what honest outputs of this claim reach; narrows the tolerance.
@@ -80,9 +83,11 @@ def compare_outputs(
     ]
     measured, unmeasured = _measure(reference, candidate, labels, metric, verdicts)
     findings = [*_named(verdicts), *_of_metric(measured), *_of_limits(verdicts, limits)]
+    if unmeasured is not None and metric_declared:
+        findings.append(Finding(ParityCheck.METRIC, _UNCHECKED.format(unmeasured)))
     first = min(findings, key=lambda found: _ORDER[found.check], default=None)
     weak = _weaknesses(verdicts, reference, samples_level)
-    if unmeasured is not None:
+    if unmeasured is not None and not metric_declared:
         weak.append(f"the metric could not be computed: {unmeasured}")
     return _result(verdicts, first, n_samples=_samples_n(reference), measured=measured, weak=weak)
 
@@ -140,7 +145,8 @@ def _weaknesses(verdicts: Sequence[OutputVerdict], reference: Mapping[str, Array
     if samples_level == "random":
         weak.append("the samples are random: they prove nothing about real inputs")
     if samples_n < WEAK_SAMPLES_N:
-        weak.append(f"only {samples_n} samples; {WEAK_SAMPLES_N} or more are needed for statistics")
+        noun = "sample" if samples_n == 1 else "samples"
+        weak.append(f"only {samples_n} {noun}; {WEAK_SAMPLES_N} or more are needed for statistics")
     return weak
 
 

@@ -214,19 +214,26 @@ def test_the_users_own_metric_is_called_on_both_sides_and_its_drop_is_judged() -
         ("CASES", "not a function"),
     ],
 )
-def test_a_metric_that_cannot_be_computed_is_unmeasured_with_its_reason_and_not_a_failure(name: str, says: str) -> None:
+def test_a_declared_metric_that_cannot_be_computed_misses_with_its_reason(name: str, says: str) -> None:
     reference = noise(60, 4)
     result = compare(reference, reference.copy(), labels=np.arange(60) % 4, metric=own(name))
-    assert result.verdict is ParityVerdict.WEAK
+    assert result.failed_check is ParityCheck.METRIC
     assert result.metric is None
     assert says in result.reason
 
 
-def test_a_module_the_device_lacks_leaves_the_metric_unmeasured() -> None:
+def test_a_module_the_device_lacks_misses_the_metric() -> None:
     metric = MetricAccept(kind=MetricKind.FUNCTION, function="my_metrics_that_are_elsewhere:f1")
     result = compare(noise(60, 4), noise(60, 4), labels=np.arange(60) % 4, metric=metric)
-    assert result.verdict is ParityVerdict.WEAK
+    assert result.failed_check is ParityCheck.METRIC
     assert "cannot be imported on this machine" in result.reason
+
+
+def test_a_metric_nobody_declared_is_weak_where_it_cannot_be_computed() -> None:
+    metric = MetricAccept(kind=MetricKind.FUNCTION, function="my_metrics_that_are_elsewhere:f1")
+    result = compare(noise(60, 4), noise(60, 4), metric=metric, metric_declared=False)
+    assert result.verdict is ParityVerdict.WEAK
+    assert "cannot be imported" in result.reason
 
 
 def test_mean_absolute_error_may_rise_by_a_share_and_no_more() -> None:
