@@ -8,7 +8,7 @@ import pytest
 from edgefleet_agent.qualify.parity import compare_outputs
 from edgefleet_agent.qualify.parity_shown import shown_precision
 from edgefleet_agent.qualify.parity_tensor import Floats
-from edgefleet_contract.evidence import ParityCheck, ParityVerdict
+from edgefleet_contract.evidence import ParityCheck, ParityVerdict, Task
 
 NOISE = {"fp32": 1e-7, "fp16": 3e-4, "int8": 0.03}
 
@@ -100,3 +100,17 @@ def test_a_value_that_meets_the_limit_of_a_small_calibration_set_is_honest() -> 
     limit = float(np.sort(reference[:, 0])[-9])
     assert int8(reference, np.minimum(reference, limit)) is None
     assert int8(reference, np.minimum(reference, float(np.quantile(reference, 0.8)))) is not None
+
+
+@pytest.mark.parametrize("task", [None, Task.REGRESSION])
+@pytest.mark.parametrize("wrong", [(), (50,), (50, 170, 300)])
+def test_a_frame_entirely_wrong_among_honest_int8_probabilities_is_told(
+    task: Task | None, wrong: tuple[int, ...]
+) -> None:
+    rng = np.random.default_rng(0)
+    logits = 8.0 * np.sin(np.arange(400) / 18.0) + rng.normal(0.0, 1.0, 400)
+    reference, candidate = (1.0 / (1.0 + np.exp(-z)) for z in (logits, logits + rng.normal(0.0, 0.25, 400)))
+    candidate[list(wrong)] = 1.0 - candidate[list(wrong)]
+    sides = ({"output": side[:, None].astype(np.float32)} for side in (reference, candidate))
+    found = compare_outputs(*sides, precision="int8", task=task)
+    assert found.failed_check is (ParityCheck.OUTLIER if wrong else None)
