@@ -22,6 +22,18 @@ _CHANCE_SIGMAS = 3.0
 _MAX_CLASSES_N = 100_000
 _MAX_NEIGHBOURS_N = 2048
 _EXACT_QUANTUM = 1e-5
+_TELLING_MIN_N = 8
+_ODDS_MOVED = 2.5
+"""What healthy int8 moves log odds at most (1.74 in 1,000 digits), where too few samples tell its noise."""
+
+
+@dataclass(frozen=True)
+class Odds:
+    """Margins of probabilities in log odds."""
+
+    lost_margin: Floats
+    noise: float
+    """Deviation of one margin where it is not already decided."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +48,8 @@ class Decisions:
     clear: NDArray[np.bool_]
     quantum: float
     """The claim's step in the unit of the margins."""
+    odds: Odds | None = None
+    """The same for probabilities as log odds, in which their noise is alike: near 0.5 it is far larger than near 1."""
 
     @property
     def agreement(self) -> float:
@@ -84,9 +98,9 @@ def _decision_rows(pair: Pair, task: Task | None) -> tuple[Floats, Floats] | Non
 def _binary(reference: Floats, candidate: Floats) -> tuple[Floats, Floats]:
     """Return one score as two classes: above or not above 0.5 for probabilities, 0 for others."""
     threshold = 0.5 if reference.min(initial=0.0) >= 0.0 and reference.max(initial=1.0) <= 1.0 else 0.0
-    return np.hstack([threshold - reference, reference - threshold]), np.hstack(
-        [threshold - candidate, candidate - threshold]
-    )
+    # Beside a probability stands the other one's: the margin is the same, and both have odds.
+    whole = 2.0 * threshold
+    return np.hstack([whole - reference, reference]), np.hstack([whole - candidate, candidate])
 
 
 def _choices(reference: Floats, candidate: Floats, pair: Pair) -> Decisions:
@@ -101,7 +115,42 @@ def _choices(reference: Floats, candidate: Floats, pair: Pair) -> Decisions:
     if pair.claim.quantum > _EXACT_QUANTUM:
         clear &= margin > 2.0 * quantum
     lost = reference[index, first] - reference[index, chosen]
-    return Decisions(first, chosen, lost, _robust_sigma(margin_error), clear, quantum)
+    odds = _odds(reference, candidate, (first, second, chosen), pair) if pair.is_probability else None
+    return Decisions(first, chosen, lost, _robust_sigma(margin_error), clear, quantum, odds)
+
+
+def _odds(
+    reference: Floats,
+    candidate: Floats,
+    places: tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]],
+    pair: Pair,
+) -> Odds | None:
+    """Return margins as log odds; None for scores beyond [0, 1] such as similarities.
+
+    Args:
+        reference: scores as [decisions, classes].
+        candidate: the same of the candidate.
+        places: (best, second, the candidate's choice) of every decision.
+        pair: the output they are of.
+    """
+    if reference.min() < 0.0 or reference.max() > 1.0 + _EXACT_QUANTUM:
+        return None
+    first, second, chosen = places
+    index, step = np.arange(len(reference)), max(pair.claim.quantum, 2.0**-10)
+    left, right = _log_odds(reference, step), _log_odds(candidate, step)
+    margin = left[index, first] - left[index, second]
+    telling = np.minimum(reference[index, second], 1.0 - reference[index, first]) > 2.0 * step
+    error = (right[index, first] - right[index, second] - margin)[telling]
+    few = _ODDS_MOVED / _MARGIN_SIGMAS if pair.claim.calibrated else 0.0
+    noise = _robust_sigma(error) if len(error) >= _TELLING_MIN_N else few
+    return Odds(left[index, first] - left[index, chosen], noise)
+
+
+def _log_odds(scores: Floats, step: float) -> Floats:
+    """Return log odds of scores, which are held a step away from 0 and 1, where rounding would decide."""
+    held = np.clip(scores, 0.0, 1.0)
+    odds: Floats = np.log((held + step) / (1.0 - held + step))
+    return odds
 
 
 def _detections(pair: Pair) -> Decisions | None:
@@ -159,7 +208,10 @@ def check_decisions(decisions: Decisions, claim: Claim, *, certain: bool) -> Fin
     changed = decisions.reference != decisions.candidate
     sigmas = _MARGIN_SIGMAS * float(critical_sigmas(len(changed))) / 5.0
     needed = max(sigmas * decisions.margin_noise, 4.0 * decisions.quantum)
-    surprises_n = int((changed & (decisions.lost_margin > needed)).sum())
+    surprises = changed & (decisions.lost_margin > needed)
+    if decisions.odds is not None:
+        surprises &= decisions.odds.lost_margin > sigmas * decisions.odds.noise
+    surprises_n = int(surprises.sum())
     if surprises_n > max(1, _SURPRISES_SHARE * len(changed)):
         reason = f"{surprises_n} of {len(changed)} decisions changed although their margin exceeds the noise"
         return Finding(ParityCheck.DECISIONS, reason)

@@ -19,6 +19,9 @@ _TOP_SHARE = 0.001
 _TOP_MIN_N = 5
 _KEPT_SHARE = 0.5
 _CONTRAST_SIGMAS = 6.0
+_HIGH_SHARE = 0.1
+_CHANCE_SIGMAS = 2.0
+"""Errors of one channel's tops move together, so their mean is as uncertain as one of them: no square root."""
 
 
 def check_band_peak(pair: Pair) -> Finding | None:
@@ -48,7 +51,7 @@ def _dead_bands(reference: Floats, candidate: Floats, scores: Flags, width: int,
 
 
 def check_top_k(pair: Pair) -> Finding | None:
-    """Find channels whose highest values in the reference fell below half of their height in the candidate."""
+    """Find channels whose highest values fell below half of their height, further than noise at such values does."""
     for axis in pair.channel_axes():
         reference, error = pair.channels(axis)
         if reference.shape[0] * reference.shape[2] < 4 * _TOP_MIN_N or reference.shape[1] > 512:
@@ -72,4 +75,16 @@ def _lost_tops(reference: Floats, error: Floats, quantum: float) -> Indices:
     noise = MAD_TO_SIGMA * np.median(np.abs(errors), axis=1)
     live = live_channels(np.abs(rows).max(axis=1), reference)
     clear = height > np.maximum(_CONTRAST_SIGMAS * noise, 4.0 * quantum)
-    return np.flatnonzero(live & clear & (change < -_KEPT_SHARE * height))
+    chance = _CHANCE_SIGMAS * _noise_of_high_values(rows, errors, count)
+    return np.flatnonzero(live & clear & (change < -(_KEPT_SHARE * height + chance)))
+
+
+def _noise_of_high_values(rows: Floats, errors: Floats, tops_n: int) -> Floats:
+    """Return the deviation of the errors of each channel's highest tenth: noise may grow with the value.
+
+    A median, so that dead tops, which are fewer, do not pass for noise.
+    """
+    high_n = min(rows.shape[1], max(4 * tops_n, int(rows.shape[1] * _HIGH_SHARE)))
+    places = np.argpartition(rows, -high_n, axis=1)[:, -high_n:]
+    noise: Floats = MAD_TO_SIGMA * np.median(np.abs(np.take_along_axis(errors, places, axis=1)), axis=1)
+    return noise

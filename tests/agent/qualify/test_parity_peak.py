@@ -53,3 +53,22 @@ def test_a_channel_that_lost_its_highest_values_is_found() -> None:
     assert found is not None
     assert found.check is ParityCheck.TOP_K
     assert "channel 2" in found.reason
+
+
+def test_tops_that_fall_by_the_noise_of_high_values_are_kept_and_dead_ones_beside_them_are_found() -> None:
+    rng = np.random.default_rng(4)
+    reference = rng.normal(0, 0.5, (30, 40, 32))
+    reference[:, :4] += 4.0
+    noise = rng.normal(0, 0.2, reference.shape)
+    noise[:, :4] += rng.normal(0, 1.0, (30, 4, 32))
+    tops = np.argsort(reference[:, :, 5].ravel())[-5:]
+    candidate = reference + noise
+    column = candidate[:, :, 5].ravel()
+    column[tops] = reference[:, :, 5].ravel()[tops] - 3.3
+    candidate[:, :, 5] = column.reshape(30, 40)
+    assert check_top_k(pair_of("out", reference, candidate, CLAIMS["int8"], None)) is None
+    column[tops] = 0.0
+    candidate[:, :, 5] = column.reshape(30, 40)
+    found = check_top_k(pair_of("out", reference, candidate, CLAIMS["int8"], None))
+    assert found is not None
+    assert "axis 2: channel 5" in found.reason
