@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgefleet_agent.qualify.parity_tensor import Finding, Flags, Floats, Indices, Pair
+from edgefleet_agent.qualify.parity_tensor import MAD_TO_SIGMA, Finding, Flags, Floats, Indices, Pair
 from edgefleet_contract.evidence import ParityCheck
 
 DEAD_SHARE = 0.05
@@ -33,6 +33,8 @@ _SUM_QUANTA = 12.0
 _SUM_MOVED = 0.12
 """Where the output itself was not quantised, softmax came last and sums are 1; this leaves room."""
 _FEW_LEVELS_N = 24
+_PLACES_MIN_N = 16
+_PLACES_SIGMAS = 6.0
 _LEVEL_RATIO = 6.0
 _LEVELS_MIN_N = 64
 
@@ -51,7 +53,29 @@ def check_constant(pair: Pair) -> Finding | None:
                 f"axis {axis}: {dead.size} of {channels_n} channels stand still where the reference's vary: "
                 f"{_some(dead)} (counted from 0)",
             )
-    return _check_constant_rows(pair)
+    return _check_constant_rows(pair) or _check_constant_places(pair)
+
+
+def _check_constant_places(pair: Pair) -> Finding | None:
+    """Find elements that hold one value in every sample where the reference's clearly vary: a dead block of a map.
+
+    Half of the samples must lie further apart than noise: the median error, which dead places do not move.
+    """
+    reference, candidate = pair.reference.reshape(pair.n, -1), pair.candidate.reshape(pair.n, -1)
+    if pair.n < _PLACES_MIN_N or reference.shape[1] < 4:
+        return None
+    still = np.flatnonzero(np.ptp(candidate, axis=0) == 0.0)
+    needed = max(_LIVE_QUANTA * pair.quantum, _PLACES_SIGMAS * MAD_TO_SIGMA * float(np.median(np.abs(pair.error))))
+    values = reference[:, still]
+    low, high = np.quantile(values, [0.25, 0.75], axis=0)
+    dead = still[high - low > needed]
+    if not dead.size:
+        return None
+    return Finding(
+        ParityCheck.CONSTANT,
+        f"{dead.size} of {reference.shape[1]} elements hold one value in every sample where the reference's vary: "
+        f"{_some(dead)} (counted from 0)",
+    )
 
 
 def _dead_channels(pair: Pair, axis: int) -> Indices:
