@@ -173,6 +173,6 @@ def test_a_model_whose_weights_lie_in_branches_is_refused_with_the_reason(
     ]
     model = quantised.model_of(nodes, {"image": ["n", 4]}, {"y": ["n", 4]}, [quantised.tensor("zero", np.zeros(()))])
     images = np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32)
-    with pytest.raises(CompileFaultError, match="the 2 float32 tensors inside its If") as caught:
+    with pytest.raises(CompileFaultError, match="the 2 float32 tensors its If, Loop or Scan read inside") as caught:
         ort.build(quantised.request_for(tmp_path, model, f"ort/cpu/{precision}", {"image": images}))
     assert caught.value.family == "unsupported"
