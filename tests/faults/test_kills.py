@@ -19,7 +19,7 @@ from edgefleet_hil.rig import TARGETS, Rig, Target
 
 pytestmark = [pytest.mark.e2e, pytest.mark.faults, pytest.mark.timeout(900)]
 
-MOMENTS_N = 10
+MOMENTS_N = 7
 USUAL_APPLY_S = 6.0
 """Kills are spread over the time one apply takes here; the trial takes most of it."""
 
