@@ -96,7 +96,7 @@ def _case(case: NodeTest) -> Case:
 
 def as_exported(case: Case) -> tuple[onnx.ModelProto, dict[str, Any]]:
     """Return the model with its parameters as constants, and the inputs that are left; one is left in any case."""
-    from edgefleet_controller.compile.tflite import freeze
+    from edgefleet_controller.compile.onnx_graph import with_constants
 
     node = case.model.graph.node[0]
     version = next((each.version for each in case.model.opset_import if each.domain == node.domain), 1)
@@ -111,7 +111,7 @@ def as_exported(case: Case) -> tuple[onnx.ModelProto, dict[str, Any]]:
     if len(constant) == len(case.feeds):
         return case.model, dict(case.feeds)
     left = {name: array for name, array in case.feeds.items() if name not in constant}
-    return freeze.freeze(case.model, constant), left
+    return with_constants(case.model, constant), left
 
 
 def run(case: Case) -> Outcome:

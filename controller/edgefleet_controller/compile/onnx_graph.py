@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import onnx
+from onnx import numpy_helper
+
+from edgefleet_controller.compile.npz import Array
 
 STANDARD_DOMAINS = frozenset({"", "ai.onnx"})
 """How the domain of ONNX's own operators is written."""
@@ -123,6 +126,17 @@ def replace_input(node: onnx.NodeProto, old: str, new: str) -> None:
     for place, name in enumerate(node.input):
         if name == old:
             node.input[place] = new
+
+
+def with_constants(model: onnx.ModelProto, values: Mapping[str, Array]) -> onnx.ModelProto:
+    """Return a copy in which these inputs are constants of their values."""
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    kept = [value for value in made.graph.input if value.name not in values]
+    del made.graph.input[:]
+    made.graph.input.extend(kept)
+    made.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in values.items())
+    return made
 
 
 def with_shapes(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import pairwise
+from typing import Literal
 
 import numpy as np
 
@@ -52,11 +53,13 @@ def check(
             raise _unlike(outputs[output], inputs[name])
 
 
-def _known(what: str, name: str, allowed: Mapping[str, TensorSpec], kind: str, at: tuple[str, ...]) -> None:
+def _known(
+    what: Literal["state", "constants"], name: str, allowed: Mapping[str, TensorSpec], kind: str, at: tuple[str, ...]
+) -> None:
     if name not in allowed:
         listed = ", ".join(map(repr, allowed))
         text = f"names {kind} {name!r}; the model has {listed}{shapes.near(name, allowed)}"
-        raise CompileFaultError("state" if what == "state" else "constants", text, at=at)
+        raise CompileFaultError(what, text, at=at)
 
 
 def _check_constant(spec: TensorSpec, value: float, transforms: Transforms) -> None:

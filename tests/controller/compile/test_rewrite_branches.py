@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgefleet_controller.compile import session
+from edgefleet_controller.compile import onnx_graph, session
 from edgefleet_controller.compile.rewrite import branches
 from edgefleet_controller.compile.tflite import floating, freeze
 from edgefleet_controller.compile.tflite.interpreter import Interpreter
@@ -70,7 +70,7 @@ def by_rate() -> onnx.ModelProto:
 
 
 def test_nested_branches_are_taken_and_names_kept_apart() -> None:
-    model = freeze.freeze(by_rate(), {"rate": np.asarray(16_000)})
+    model = onnx_graph.with_constants(by_rate(), {"rate": np.asarray(16_000)})
     taken, taken_n = branches.taken(model, freeze.PARAMETERS)
     assert taken_n == 2
     assert "If" not in {node.op_type for node in taken.graph.node}
@@ -88,7 +88,7 @@ def test_a_branch_that_a_value_decides_stays() -> None:
         helper.make_node("ReduceSum", ["x"], ["sum"], keepdims=0),
         helper.make_node("Less", ["zero", "sum"], ["wide"]),
     ]
-    by_value = freeze.freeze(nested(sums), {"rate": np.asarray(16_000)})
+    by_value = onnx_graph.with_constants(nested(sums), {"rate": np.asarray(16_000)})
     assert branches.taken(by_value, freeze.PARAMETERS) == (by_value, 0)
 
 

@@ -20,7 +20,6 @@ from edgefleet_controller.compile import npz, onnx_check, onnx_graph, preprocess
 from edgefleet_controller.compile.fault import CompileFaultError, one_line
 from edgefleet_controller.compile.npz import Array, Arrays
 from edgefleet_controller.compile.protocol import BuildAnswer, BuildRequest
-from edgefleet_controller.compile.tflite import freeze
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +88,7 @@ def bind(model: onnx.ModelProto, values: Mapping[str, Array], sizes: Mapping[str
         values: input → its value.
         sizes: input → shape in one inference, taken only where branches are left without them.
     """
-    frozen = freeze.freeze(model, values)
+    frozen = onnx_graph.with_constants(model, values)
     folded = _folded(frozen, {})
     return folded if not _branches(folded) else _folded(frozen, {name: sizes[name] for name in sizes.keys() - values})
 

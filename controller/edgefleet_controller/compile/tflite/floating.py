@@ -12,6 +12,7 @@ from edgefleet_contract.artifact import TensorMap
 from edgefleet_controller.compile import rewrite, session
 from edgefleet_controller.compile.fault import CompileFaultError
 from edgefleet_controller.compile.npz import Array, Arrays
+from edgefleet_controller.compile.onnx_graph import with_constants
 from edgefleet_controller.compile.rewrite import branches, library
 from edgefleet_controller.compile.rewrite.graph import named
 from edgefleet_controller.compile.tflite import convert, freeze, layout, prove, scalars, source, widen
@@ -93,7 +94,7 @@ def make(model: onnx.ModelProto, feeds: Sequence[Arrays], *, for_integers: bool 
     """
     frozen = freeze.parameters(model, feeds)
     probes = _probes(model, feeds, frozen)
-    safe, names = source.with_safe_names(freeze.freeze(model, frozen))
+    safe, names = source.with_safe_names(with_constants(model, frozen))
     sized = source.sized(safe, {other: probes.shapes[name] for other, name in names.items()})
     decided, branches_n = branches.taken(sized, freeze.PARAMETERS)
     fixed = source.simplify(decided)

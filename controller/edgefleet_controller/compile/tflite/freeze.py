@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
 
 from edgefleet_controller.compile.npz import Array, Arrays
 from edgefleet_controller.compile.onnx_graph import reads_of
@@ -99,14 +98,3 @@ def _chooses_branches(name: str, graph: onnx.GraphProto) -> bool:
             return False
         waiting += [made for node, _ in uses if node.op_type != "If" for made in node.output]
     return True
-
-
-def freeze(model: onnx.ModelProto, values: Mapping[str, Array]) -> onnx.ModelProto:
-    """Return a copy in which these inputs are constants."""
-    frozen = onnx.ModelProto()
-    frozen.CopyFrom(model)
-    kept = [value for value in frozen.graph.input if value.name not in values]
-    del frozen.graph.input[:]
-    frozen.graph.input.extend(kept)
-    frozen.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in values.items())
-    return frozen
