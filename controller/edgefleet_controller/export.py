@@ -12,20 +12,25 @@ from edgefleet_controller.workbench import write_folder
 
 SCRIPT = "run.py"
 
-_ORT = """import os
+_ORT_OPENED = """import os
 import numpy as np
 import onnxruntime as ort
 
 os.chdir(os.path.dirname(os.path.abspath(__file__)))
 session = ort.InferenceSession("{model}", providers=["CPUExecutionProvider"])
 samples = np.load("samples.npz")
-feeds = {{}}
+"""
+
+_ORT = (
+    _ORT_OPENED
+    + """feeds = {{}}
 {feeds}
 for name, value in zip([output.name for output in session.get_outputs()], session.run(None, feeds)):
     print(name, value.shape, value.ravel()[:8])
 """
+)
 
-_TFLITE = """import os
+_TFLITE_OPENED = """import os
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
@@ -33,7 +38,11 @@ os.chdir(os.path.dirname(os.path.abspath(__file__)))
 interpreter = Interpreter("{model}")
 details = {{detail["name"]: detail["index"] for detail in interpreter.get_input_details()}}
 samples = np.load("samples.npz")
-feeds = {{}}
+"""
+
+_TFLITE = (
+    _TFLITE_OPENED
+    + """feeds = {{}}
 {feeds}
 for name, value in feeds.items():
     interpreter.resize_tensor_input(details[name], value.shape)
@@ -45,48 +54,41 @@ for detail in interpreter.get_output_details():
     value = interpreter.get_tensor(detail["index"])
     print(detail["name"], value.shape, value.ravel()[:8])
 """
+)
 
-_ORT_STEPS = """import os
-import numpy as np
-import onnxruntime as ort
-
-os.chdir(os.path.dirname(os.path.abspath(__file__)))
-session = ort.InferenceSession("{model}", providers=["CPUExecutionProvider"])
-names = [output.name for output in session.get_outputs()]
-samples = np.load("samples.npz")
-{sequences}
+_EACH_STEP = """{sequences}
 for i in range(len(sequences)):
     feeds = {{}}
     {feeds}
     if i and sequences[i] == sequences[i - 1]:
         feeds.update(state)
-    outputs = dict(zip(names, session.run(None, feeds)))
-    {state}
+"""
+_STEP_DONE = """    {state}
     print(i, *(outputs[name].ravel()[:8] for name in {answers}))
 """
 
-_TFLITE_STEPS = """import os
-import numpy as np
-from ai_edge_litert.interpreter import Interpreter
+_ORT_STEPS = (
+    _ORT_OPENED
+    + """names = [output.name for output in session.get_outputs()]
+"""
+    + _EACH_STEP
+    + """    outputs = dict(zip(names, session.run(None, feeds)))
+"""
+    + _STEP_DONE
+)
 
-os.chdir(os.path.dirname(os.path.abspath(__file__)))
-interpreter = Interpreter("{model}")
-interpreter.allocate_tensors()
-details = {{detail["name"]: detail["index"] for detail in interpreter.get_input_details()}}
-samples = np.load("samples.npz")
-{sequences}
-for i in range(len(sequences)):
-    feeds = {{}}
-    {feeds}
-    if i and sequences[i] == sequences[i - 1]:
-        feeds.update(state)
-    for name, value in feeds.items():
+_TFLITE_STEPS = (
+    _TFLITE_OPENED
+    + """interpreter.allocate_tensors()
+"""
+    + _EACH_STEP
+    + """    for name, value in feeds.items():
         interpreter.set_tensor(details[name], value)
     interpreter.invoke()
     outputs = {{each["name"]: interpreter.get_tensor(each["index"]) for each in interpreter.get_output_details()}}
-    {state}
-    print(i, *(outputs[name].ravel()[:8] for name in {answers}))
 """
+    + _STEP_DONE
+)
 
 _TEMPLATES = {"ort": (_ORT, _ORT_STEPS), "tflite": (_TFLITE, _TFLITE_STEPS), "tensorrt": (_ORT, _ORT_STEPS)}
 _TO_BATCH = {("nhw", "nchw"): "[:, None]", ("nhw", "nhwc"): "[..., None]"}
