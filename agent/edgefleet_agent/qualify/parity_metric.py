@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -13,6 +14,8 @@ from edgefleet_agent.qualify.parity_tensor import Array, Finding
 from edgefleet_contract.accept import MetricAccept, MetricKind
 from edgefleet_contract.errors import UserInputError
 from edgefleet_contract.evidence import MetricResult, ParityCheck
+
+log = logging.getLogger(__name__)
 
 _BEST_N = {MetricKind.TOP1: 1, MetricKind.TOP5: 5}
 
@@ -150,6 +153,7 @@ def _load(name: str) -> UserMetric:
     try:
         function = getattr(importlib.import_module(module), attribute)
     except Exception as error:  # the user's module may raise anything while it is imported
+        log.warning("%s cannot be imported", name, exc_info=True)
         msg = f"{name} cannot be imported on this machine: {type(error).__name__}: {error}"
         raise MetricUnmeasuredError(msg) from error
     if not callable(function):
@@ -163,6 +167,7 @@ def _call(function: UserMetric, outputs: Mapping[str, Array], labels: Array | No
     try:
         value = float(function(dict(outputs), labels))
     except Exception as error:  # the user's function may raise anything
+        log.warning("%s failed", name, exc_info=True)
         msg = f"{name} raised {type(error).__name__}: {error}"
         raise MetricUnmeasuredError(msg) from error
     if not np.isfinite(value):
