@@ -13,7 +13,7 @@ from pathlib import Path
 from edgefleet_contract.base import clip_reason
 from edgefleet_contract.coverage import Coverage, CoverageSource, OperatorCoverage, Placed
 from edgefleet_controller.compile import edgetpu_rules
-from edgefleet_controller.compile.tflite import graph
+from edgefleet_controller.compile.tflite import graph, partition
 from edgefleet_controller.compile.tflite.graph import Graph
 
 TARGET = "tflite/edgetpu"
@@ -58,7 +58,7 @@ def reasons_of(model: Graph) -> list[str | None]:
     if any(op.type == COMPILED for op in model.operators):
         return [None if op.type == COMPILED else OUTSIDE_COMPILED for op in model.operators]
     own = [edgetpu_rules.why_not(op) for op in model.operators]
-    before, partition = _partition(model, own)
+    before, inside = _first_sets(model, own)
     blocked: dict[int, str] = {}
     """Tensor → the operator on the CPU that it comes from."""
     reasons: list[str | None] = []
@@ -66,28 +66,14 @@ def reasons_of(model: Graph) -> list[str | None]:
         culprit = next(
             (blocked[each.index] for each in op.inputs if each is not None and each.index in blocked), op.name
         )
-        reasons.append(None if op.index in partition else reason or AFTER_BLOCKED.format(name=culprit))
-        if op.index not in partition | before:
+        reasons.append(None if op.index in inside else reason or AFTER_BLOCKED.format(name=culprit))
+        if op.index not in inside | before:
             blocked.update((tensor.index, culprit) for tensor in op.outputs)
     return reasons
 
 
-def _partition(model: Graph, own: Sequence[str | None]) -> tuple[frozenset[int], frozenset[int]]:
-    """Return the operators on the CPU before the partition, and those in it.
-
-    A node set grows while an operator of its kind has all its inputs; the first operator says of which kind the first
-    set is (TensorFlow Lite, graph_info.cc).
-    """
-    waiting = {tensor.index for op in model.operators for tensor in op.outputs}
-
-    def grow(mapped: bool) -> frozenset[int]:
-        grown = set()
-        for op, reason in zip(model.operators, own, strict=True):
-            ready = not any(each is not None and each.index in waiting for each in op.inputs)
-            if ready and (reason is None) == mapped:
-                grown.add(op.index)
-                waiting.difference_update(tensor.index for tensor in op.outputs)
-        return frozenset(grown)
-
-    before = grow(False) if own and own[0] is not None else frozenset[int]()
-    return before, grow(True)
+def _first_sets(model: Graph, own: Sequence[str | None]) -> tuple[frozenset[int], frozenset[int]]:
+    """Return the operators on the CPU before the partition, and those in it."""
+    sets = partition.node_sets(model.operators, [reason is None for reason in own])
+    before = sets.pop(0).members if sets and not sets[0].mapped else frozenset[int]()
+    return before, sets[0].members if sets else frozenset[int]()

@@ -192,7 +192,7 @@ def test_of_a_compiled_file_only_the_compiled_operator_is_on_the_accelerator() -
 def test_a_file_has_the_sizes_it_allocates_and_says_which_may_change() -> None:
     model = SimpleNamespace(
         buffers=[None],
-        operatorCodes=[SimpleNamespace(builtinCode=28, deprecatedBuiltinCode=28, customCode=None)],
+        operatorCodes=[SimpleNamespace(builtinCode=28, deprecatedBuiltinCode=28, customCode=None, version=2)],
         subgraphs=[
             SimpleNamespace(
                 tensors=[

@@ -64,13 +64,14 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Op:
-    """One operator: inputs left out are None; options by the schema's field names."""
+    """One operator: inputs left out are None; options by the schema's field names; the version its file asks for."""
 
     index: int
     type: str
     inputs: tuple[Tensor | None, ...]
     outputs: tuple[Tensor, ...]
     options: Mapping[str, Any] = field(default_factory=dict)
+    version: int = 1
 
     @property
     def name(self) -> str:
@@ -140,6 +141,7 @@ def _operator(index: int, operator: FlatObject, model: FlatObject, tensors: list
         inputs=tuple(tensors[place] if place >= 0 else None for place in map(int, _list(operator.inputs))),
         outputs=tuple(tensors[place] for place in map(int, _list(operator.outputs))),
         options=dict(vars(operator.builtinOptions)) if operator.builtinOptions is not None else {},
+        version=max(int(model.operatorCodes[operator.opcodeIndex].version), 1),
     )
 
 
