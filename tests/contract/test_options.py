@@ -46,7 +46,8 @@ def test_no_allowed_option_sounds_like_a_place() -> None:
     for options in PROVIDER_OPTIONS.values():
         for name in options:
             assert not any(
-                word in name.lower() for word in ("path", "lib", "dir", "file", "stream_", "cache", "config")
+                word in name.lower().replace("profile", "")
+                for word in ("path", "lib", "dir", "file", "stream_", "cache", "config")
             )
 
 
@@ -70,12 +71,38 @@ def test_no_value_that_is_let_through_holds_a_path_or_a_command(value: str, targ
         ("ort/cuda", {"use_tf32": "yes"}, "use_tf32 is 'yes'; allowed: 0, 1"),
         ("ort/cuda", {"usetf32": "0"}, "takes no option 'usetf32' from a manifest; allowed: arena_extend_strategy"),
         ("tensorrt-rtx/gpu", {"sm": "86;89"}, "sm is '86;89'"),
+        ("ort/tensorrt", {"trt_profile_min_shapes": "input"}, "allowed: inputs with sizes, as input:1x3x224x224"),
+        ("ort/openvino", {"device_type": "TPU"}, "allowed: CPU, GPU, NPU"),
+        ("ort/openvino", {"device_type": "HETERO:"}, "allowed: CPU, GPU, NPU"),
+        ("ort/openvino", {"disable_dynamic_shapes": "true"}, "takes no option 'disable_dynamic_shapes'"),
+        ("ort/openvino", {"device_type": "CPU", "precision": "FP16"}, "CPU takes precision FP32 or ACCURACY, not FP16"),
+        ("ort/openvino", {"device_type": "NPU.1", "precision": "FP32"}, "NPU takes precision FP16 or ACCURACY"),
+        ("ort/qnn", {"htp_arch": "70"}, "allowed: 0, 68, 69, 73, 75, 81"),
+        ("ort/qnn", {"htp_bf16_enable": "1", "soc_model": "60"}, "needs soc_model, 88 or above"),
+        ("ort/xnnpack", {"intra_op_num_threads": "0"}, "allowed: a number from 1"),
     ],
 )
 def test_what_is_refused_is_named_with_what_is_allowed(target: str, options: dict[str, str], words: str) -> None:
     assert words in str(manifest_problem(target, options))
     with pytest.raises(ValidationError):
         ModelSpec.model_validate({"source": "m.onnx", "samples": "s.npz", "options": {target: options}})
+
+
+@pytest.mark.parametrize(
+    ("target", "options"),
+    [
+        ("ort/cuda", {"fuse_conv_bias": "1", "tunable_op_enable": "1", "tunable_op_max_tuning_duration_ms": "200"}),
+        ("ort/tensorrt", {"trt_bf16_enable": "1", "trt_profile_max_shapes": "image:8x3x224x224,onnx.mask:8x16"}),
+        ("ort/tensorrt", {"trt_op_types_to_exclude": "NonZero,RoiAlign"}),
+        ("ort/openvino", {"device_type": "AUTO"}),
+        ("ort/openvino", {"device_type": "HETERO:GPU.1,CPU", "precision": "FP16"}),
+        ("ort/openvino", {"device_type": "GPU", "precision": "FP32"}),
+        ("ort/qnn", {"htp_bf16_enable": "1", "soc_model": "88", "enable_htp_shared_memory_allocator": "1"}),
+    ],
+)
+def test_what_the_providers_code_reads_is_let_through(target: str, options: dict[str, str]) -> None:
+    assert manifest_problem(target, options) is None
+    assert provider_problem(target, options) is None
 
 
 def test_an_option_of_the_build_is_none_a_device_takes() -> None:
