@@ -10,7 +10,7 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
-from edgefleet_agent.sensors.files import read_word
+from edgefleet_agent.sensors.files import SensorFileError, read_bytes, read_word
 
 _MAX_CPU_FEATURES = 512
 _MAX_CPUINFO_CHARS = 256 * 1024
@@ -70,6 +70,15 @@ def cpu_features(proc: Path = Path("/proc")) -> tuple[str, ...]:
 def board_model(sysfs_root: Path = Path("/sys")) -> str | None:
     """Return the board's name from the device tree, such as `NVIDIA Jetson Orin Nano`; None on PCs."""
     return read_word(sysfs_root / "firmware/devicetree/base/model") or None
+
+
+def board_makers(sysfs_root: Path = Path("/sys")) -> tuple[str, ...]:
+    """Return what the device tree says the board is compatible with, such as `nvidia,tegra234`; none on PCs."""
+    try:
+        words = read_bytes(sysfs_root / "firmware/devicetree/base/compatible")
+    except SensorFileError:
+        return ()
+    return tuple(word.decode("ascii", "replace") for word in words.split(b"\x00") if word)
 
 
 def power_modes(root: Path = Path("/")) -> dict[str, str]:

@@ -26,6 +26,8 @@ the next start."""
 
 FOREIGN_NOTE = "the sensors are those of the given tree; processor and system are this machine's; no engine was probed"
 _BOARDS = (("NVIDIA Jetson", "jetson"), ("Raspberry Pi", "raspberry-pi"), ("Coral", "coral"))
+_CHIPS = (("nvidia,tegra", "jetson"), ("raspberrypi,", "raspberry-pi"))
+"""Older Jetsons and other makers' carrier boards have names of their own, and tell the chip below."""
 _IN_CHILD_RUNTIMES = ("ort", "tflite", "tensorrt", "tensorrt-rtx")
 """Runtimes whose library the probe loads, so whose fault a dead probe can be."""
 
@@ -100,7 +102,10 @@ def with_readings(profile: Profile, sysfs_root: Path = Path("/sys")) -> ProbedPr
 
 def _board_label(sysfs_root: Path) -> dict[str, str]:
     model = host.board_model(sysfs_root) or ""
-    return next(({"board": label} for sign, label in _BOARDS if sign in model), {})
+    named = next((label for sign, label in _BOARDS if sign in model), None)
+    makers = host.board_makers(sysfs_root)
+    label = named or next((label for sign, label in _CHIPS if any(word.startswith(sign) for word in makers)), None)
+    return {} if label is None else {"board": label}
 
 
 def probe_engines_in_child(test_runtimes: bool, *, limits: ChildLimits = PROBE_LIMITS) -> tuple[EngineProbe, ...]:

@@ -51,6 +51,22 @@ def test_an_operators_label_wins_over_what_was_found(tmp_path: Path) -> None:
     assert probe_profile("lab", "bench", {"board": "mine"}, (), sysfs_root=root).labels == {"board": "mine"}
 
 
+@pytest.mark.parametrize(
+    ("model", "compatible", "label"),
+    [
+        (b"quill", b"nvidia,quill\x00nvidia,tegra186\x00", {"board": "jetson"}),
+        (b"Another maker's carrier", b"acme,c1\x00nvidia,p3767-0000\x00nvidia,tegra234\x00", {"board": "jetson"}),
+        (b"Some Board", b"acme,board\x00fsl,imx8mm\x00", {}),
+    ],
+)
+def test_a_board_with_a_name_of_its_own_is_known_by_its_chip(
+    tmp_path: Path, model: bytes, compatible: bytes, label: dict[str, str]
+) -> None:
+    root = board(tmp_path, model + b"\x00")
+    (root / "firmware/devicetree/base/compatible").write_bytes(compatible)
+    assert probe_profile("lab", "bench", {}, (), sysfs_root=root).labels == label
+
+
 def test_a_cpu_without_a_name_is_called_by_its_board(tmp_path: Path) -> None:
     (tmp_path / "cpuinfo").write_text("processor\t: 0\nFeatures\t: fp asimd\n")
     root = board(tmp_path / "sys", b"Some Board\x00")

@@ -54,6 +54,20 @@ def compare(before: Thermal, after: Thermal) -> Throttling:
     return Throttling(throttled=False, unsure=clip_reason("; ".join(doubts)) if doubts else None)
 
 
+def compare_all(looks: Sequence[Thermal]) -> Throttling:
+    """Return whether throttling happened between the first look and the last, or showed in one between. Pure.
+
+    A brake may come on and go off again within one measurement; only a look that falls between sees it.
+    """
+    whole = compare(looks[0], looks[-1])
+    if whole.throttled:
+        return whole
+    for between in looks[1:-1]:
+        if (found := compare(looks[0], between)).throttled:
+            return Throttling(throttled=True, reason=clip_reason(f"in between: {found.reason}"))
+    return whole
+
+
 def _signs(was: ThrottleFlag | None, now: ThrottleFlag) -> Iterator[str]:
     if was is None:
         return
@@ -150,7 +164,7 @@ class ThermalWatch:
         """Look again and return what was seen, and whether the device was slowed down meanwhile."""
         self.look()
         before, after = self._seen[0][1], self._seen[-1][1]
-        throttling = compare(before, after)
+        throttling = compare_all([thermal for _, thermal in self._seen])
         words = [throttling.reason or throttling.unsure, _too_hot(self._gate)]
         clocks_mhz = [mhz for _, thermal in self._seen if (mhz := _clock_mhz(thermal)) is not None]
         points = _points(self._seen)

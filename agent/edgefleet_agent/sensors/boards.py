@@ -53,6 +53,8 @@ INCLUDES: dict[str, tuple[str, ...]] = {
     "VIN": ("VDD_GPU", "VDD_CPU_SOC_MSS", "VIN_SYS_5V0"),
     "VIN_SYS_5V0": ("VDDQ_VDD2_1V8AO",),
 }
+CARRIER_FAMILY = "ina2xx"
+"""Monitors of one rail on a carrier board, beside the module's own INA3221."""
 _LAPTOP_BATTERY = re.compile(r"BAT[0-9]")
 """ACPI's names; a phone shows its one battery and the gauges of it by other names."""
 _NVIDIA = ("jetson", "nvidia", "tegra")
@@ -70,6 +72,8 @@ class BoardRule:
     scope: str
     rule: str
     leaves_out: str | None = _CARRIER
+    only_with: str | None = None
+    """A rail that is there as well wherever this rule is meant: some names occur on other boards too."""
 
 
 JETSON_RULES = (
@@ -94,6 +98,14 @@ JETSON_RULES = (
         ("GPU", "CPU", "SOC", "CV", "VDDRQ", "SYS5V"),
         "module",
         "AGX Xavier has no rail that covers the others; its six rails add up",
+    ),
+    BoardRule(
+        "Jetson AGX Thor",
+        ("VIN",),
+        "board",
+        "VIN is the input of carrier board and module and contains every other rail",
+        leaves_out=None,
+        only_with="VDD_CPU_SOC_MSS",
     ),
 )
 """Rails that cover the others come first."""
@@ -129,12 +141,13 @@ def _unreadable(rails: Sequence[Rail]) -> str:
     return "; ".join(f"{rail.name}: {rail.problem}" for rail in rails[:6] if rail.problem)
 
 
-def _jetson_total(own: Sequence[Rail], _: Sequence[Rail], board: str | None) -> Total:
+def _jetson_total(own: Sequence[Rail], rails: Sequence[Rail], board: str | None) -> Total:
     known = {canonical(rail.name) for rail in own} & FEEDS.keys()
     foreign = board is not None and not any(word in board.lower() for word in _NVIDIA)
     if foreign and len(known) < _SIGNATURE_N:
         return Total(reason=f"no table says which rails of {board} add up: {', '.join(rail.name for rail in own)}")
-    rules = [rule for rule in JETSON_RULES if {canonical(rail.name) for rail in own} & set(rule.adds)]
+    own = [*own, *(rail for rail in rails if rail.family == CARRIER_FAMILY)]
+    rules = _rules_for({canonical(rail.name) for rail in own})
     for rule in rules:
         chosen = [rail for name in rule.adds for rail in own if canonical(rail.name) == name]
         if len(chosen) > len(rule.adds):
@@ -146,10 +159,17 @@ def _jetson_total(own: Sequence[Rail], _: Sequence[Rail], board: str | None) -> 
             return _whole(chosen, rule)
     if rules:
         there = {canonical(rail.name) for rail in own}
-        nearest = max(rules, key=lambda rule: len(there & set(rule.adds)))
+        nearest = max(rules, key=lambda rule: (rule.only_with is not None, len(there & set(rule.adds))))
         missing = ", ".join(name for name in nearest.adds if name not in there)
-        return Total(reason=f"no table fits; the nearest, {nearest.board}, needs {missing}, which is not there")
+        return Total(reason=f"no table fits; the nearest, {nearest.board}, needs what is not there: {missing}")
     return _nothing_covers(own)
+
+
+def _rules_for(there: set[str]) -> list[BoardRule]:
+    """Return the rules these rails may be meant by."""
+    return [
+        rule for rule in JETSON_RULES if (there & set(rule.adds) if rule.only_with is None else rule.only_with in there)
+    ]
 
 
 def _whole(chosen: Sequence[Rail], rule: BoardRule) -> Total:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from edgefleet_agent.sensors.boards import CARRIER_FAMILY, FEEDS, INCLUDES, canonical
 from edgefleet_agent.sensors.files import SensorFileError, list_numbered, read_int, read_word, real, try_int
 from edgefleet_agent.sensors.rails import MAX_RAILS, FileProduct, Found, Rail
 from edgefleet_contract.profile import RailKind
@@ -17,6 +18,11 @@ _OWN_PROBE = frozenset({"ina3221", "soctherm_oc"})
 """Chips that have a module of their own."""
 _SUPPLY_NAME = re.compile(r"[^A-Za-z0-9_]")
 _MICRO = 1_000_000
+_CARRIER_CHIPS = frozenset({"ina226", "ina230", "ina231", "ina237", "ina238", "ina260"})
+"""One-channel power monitors of TI, which the device tree names after the rail they sit in."""
+_INA238 = frozenset({"ina237", "ina238"})
+_INA238_WINDOW_S = 0.05
+"""16 conversions of temperature, voltage and current, 1.052 ms each: what the kernel's driver always sets up."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +72,10 @@ def find_other_rails(chips: Chips, supplies: frozenset[str]) -> Found:
         if chip.name in _OWN_PROBE:
             continue
         found = [*_power_rails(chip), *_energy_rails(chip)]
+        if not found:  # older kernels keep an ACPI power meter's attributes below `device`
+            below = Chip(chip.folder / "device", chip.name)
+            found = [replace(rail, sensor=f"{chip.name} {chip.folder.name} {rail.sensor.split()[-1]}")
+                     for rail in (*_power_rails(below), *_energy_rails(below))]  # fmt: skip
         if found and (chip.name in shown_again or "power_supply" in Path(real(chip.folder)).parts):
             notes.append(f"{chip.folder.name} shows the power supply {chip.name} again and is left out")
             continue
@@ -84,7 +94,21 @@ def _power_rails(chip: Chip) -> list[Rail]:
             kind = RailKind.AVERAGE if average else RailKind.INSTANT
             interval_ms = try_int(chip.folder / f"power{number}_average_interval") if average else None
             rails[number] = _rail(chip, number, "power", path, kind, interval_ms)
+    if chip.name in _CARRIER_CHIPS and len(rails) == 1:
+        return [_named_by_its_board(chip, rail) for rail in rails.values()]
     return list(rails.values())
+
+
+def _named_by_its_board(chip: Chip, rail: Rail) -> Rail:
+    """Return a monitor's rail under its board's name for it, with what the tables know of that rail."""
+    label = read_word(chip.folder / "label") or read_word(chip.folder / "in1_label")
+    if canonical(label) not in FEEDS:
+        return rail
+    scope, feeds = FEEDS[canonical(label)]
+    rail = replace(rail, name=label, family=CARRIER_FAMILY, scope=scope, feeds=feeds)
+    if chip.name in _INA238:
+        rail = replace(rail, kind=RailKind.AVERAGE, window_s=_INA238_WINDOW_S)
+    return replace(rail, includes=INCLUDES.get(canonical(label), ()))
 
 
 def _energy_rails(chip: Chip) -> list[Rail]:

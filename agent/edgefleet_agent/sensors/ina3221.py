@@ -79,19 +79,27 @@ def _address_of(folder: Path) -> str:
 def _hwmon_rails(folder: Path, address: str, notes: list[str]) -> Iterator[Rail]:
     window_s = _averaging_window_s(folder)
     for channel in _CHANNELS:
-        label = read_word(folder / f"in{channel}_label")
+        label = read_word(folder / f"in{channel}_label") or _tree_label(folder, channel)
         files = (folder / f"in{channel}_input", folder / f"curr{channel}_input")
         if not label and not any(exists(path) for path in files):
             continue
         if _UNUSED.fullmatch(label):
             continue
+        off = try_int(folder / f"in{channel}_enable") == 0
+        if off and not label:
+            continue  # how mainline kernels show a channel that nothing is soldered to
         name = label or f"{address} channel {channel}"
         problem = readable_problem(files)
-        if try_int(folder / f"in{channel}_enable") == 0:
+        if off:
             problem = f"the channel is switched off (in{channel}_enable is 0)"
         if not label:
             notes.append(f"{address} channel {channel} has no label: what it feeds is not known")
         yield _rail(name, FileProduct(files, _MICRO), f"ina3221 {address} channel {channel}", problem, window_s)
+
+
+def _tree_label(folder: Path, channel: int) -> str:
+    """Return the name the device tree gives a channel, counted from 0 there; "" where there is none."""
+    return read_word(folder / f"device/of_node/input@{channel - 1}/label")
 
 
 def _averaging_window_s(folder: Path) -> float | None:

@@ -28,6 +28,8 @@ _ANY = re.compile(r"[^/.][^/]*()")
 MAX_SUPPLIES = 32
 DRAW_W = (0.02, 80.0)
 """What a device with a battery draws: a phone asleep draws tens of milliwatts, a laptop at full load tens of watts."""
+_RESTING = frozenset({"not charging", "unknown", "full", "idle"})
+"""What a battery says that neither gives nor takes."""
 _MICROVOLTS = (1_500_000, 100_000_000)
 _MILLIVOLTS = (1_500, 100_000)
 """1.5 V to 100 V in either unit: the two ranges do not overlap."""
@@ -47,6 +49,7 @@ def find_batteries(sysfs_root: Path) -> Found:
     rails: list[Rail] = []
     notes: list[str] = []
     listing = list_numbered(sysfs_root / "class/power_supply", _ANY, limit_n=MAX_SUPPLIES)
+    feeding_n = sum(_feeds(folder) for _, folder in listing.entries)
     for _, folder in listing.entries:
         kind = read_word(folder / "type")
         if kind.lower() != "battery":
@@ -54,7 +57,7 @@ def find_batteries(sysfs_root: Path) -> Found:
         if try_int(folder / "present") == 0:
             notes.append(f"{printable(folder.name)} is an empty battery bay")
             continue
-        rails.append(_rail(folder))
+        rails.append(_rail(folder, may_rest=feeding_n > 0 and not _feeds(folder)))
     charger = _charger_online(listing.entries)
     if charger is not None:
         problem = f"the charger {charger} is online: the battery does not show all that is drawn"
@@ -62,6 +65,12 @@ def find_batteries(sysfs_root: Path) -> Found:
     if listing.cut:
         notes.append(f"more than {MAX_SUPPLIES} power supplies: the rest was not looked at")
     return Found(tuple(rails), tuple(notes))
+
+
+def _feeds(folder: Path) -> bool:
+    """Tell whether this is a battery of the device that discharges now."""
+    words = {name: read_word(folder / name).lower() for name in ("type", "scope", "status")}
+    return words["type"] == "battery" and words["scope"] != "device" and words["status"] == "discharging"
 
 
 def _charger_online(entries: Sequence[tuple[int, Path]]) -> str | None:
@@ -72,9 +81,9 @@ def _charger_online(entries: Sequence[tuple[int, Path]]) -> str | None:
     return None
 
 
-def _rail(folder: Path) -> Rail:
+def _rail(folder: Path, *, may_rest: bool) -> Rail:
     peripheral = read_word(folder / "scope").lower() == "device"
-    draw = _Draw(folder)
+    draw = _Draw(folder, may_rest=may_rest and not peripheral)
     problem = draw.problem()
     average = draw.source_name in {"power_avg", "current_avg"}
     return Rail(
@@ -91,10 +100,15 @@ def _rail(folder: Path) -> Rail:
 
 
 class _Draw:
-    """Reads what a battery gives, in watts; positive whatever sign the maker uses."""
+    """Reads what a battery gives, in watts; positive whatever sign the maker uses.
 
-    def __init__(self, folder: Path) -> None:
+    `may_rest`: laptops with two batteries empty one after the other; the one that waits says neither that it charges
+    nor that it discharges, and gives nothing.
+    """
+
+    def __init__(self, folder: Path, *, may_rest: bool = False) -> None:
         self._folder = folder
+        self._may_rest = may_rest
         self._name = printable(folder.name)
         names = ("power_now", "power_avg", "current_now", "current_avg")
         self.source_name = next((name for name in names if exists(folder / name)), None)
@@ -112,6 +126,8 @@ class _Draw:
     def watts(self) -> float:
         """Return the draw. Raises SensorFileError while charging, on mains, or when the unit cannot be told."""
         state = read_word(self._folder / "status").lower()
+        if self._may_rest and state in _RESTING and self.source_name and read_int(self._folder / self.source_name) == 0:
+            return 0.0
         if state != "discharging":
             msg = f"{self._name} is {state or 'in no known state'}: only a discharging battery shows what is drawn"
             raise SensorFileError(msg)

@@ -34,7 +34,12 @@ _POLICY = re.compile(r"policy([0-9]{1,4})")
 _CPU = re.compile(r"cpu([0-9]{1,4})")
 _DEVFREQ = re.compile(r"[^/.][^/]*()")
 _ALARM = re.compile(r"oc([0-9]{1,2})_event_cnt")
-_BRAKE = re.compile(r".*throttle-alert|.*cpufreq.*|.*devfreq.*|.*gpufreq.*|processor", re.IGNORECASE)
+_BRAKE = re.compile(
+    r".*throttle-alert|.*cpufreq.*|.*devfreq.*|.*gpufreq.*|processor"
+    r"|(?:cpu|gpu|emergency)[-_](?:balanced|heavy)"  # Jetsons up to JetPack 4
+    r"|intel_powerclamp|(?:thermal-)?idle-[0-9a-z]+",  # forced idling; powerclamp's -1 means that it does not
+    re.IGNORECASE,
+)
 """Cooling devices that slow the device down. Fans, backlights, chargers and `hot-surface-alert` do not."""
 _CONSTANT = re.compile(r"PMIC-Die", re.IGNORECASE)
 """Zones that show one figure for ever: Jetsons with JetPack 4 say 100 °C for the PMIC."""

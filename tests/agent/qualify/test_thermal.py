@@ -197,6 +197,18 @@ def test_a_brake_added_meanwhile_is_not_compared(tmp_path: Path) -> None:
     assert result.throttled is False
 
 
+@pytest.mark.parametrize("off_again", [True, False])
+def test_a_brake_that_was_on_only_in_between_is_seen(tmp_path: Path, off_again: bool) -> None:
+    root = build_board("orin-nano", tmp_path)
+    watch = ThermalWatch(probe(root).read_thermal)
+    for state in (1, 0) if off_again else (0, 0):
+        write_files(root, {"class/thermal/cooling_device1/cur_state": state})
+        watch.look()
+    result = watch.stop()
+    assert result.throttled is off_again
+    assert ("in between: cpu-throttle-alert" in str(result.reason)) is off_again
+
+
 class Board:
     """A board whose temperature and clock follow from the time, on a clock the test moves."""
 

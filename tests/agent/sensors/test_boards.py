@@ -217,7 +217,77 @@ def test_a_thors_rails_have_no_table_and_so_no_total(tmp_path: Path) -> None:
     )
     total = read(tmp_path)[1]
     assert total.status == "none"
-    assert "no table fits" in str(total.reason)
+    assert total.reason == "no table fits; the nearest, Jetson AGX Thor, needs what is not there: VIN"
+
+
+THOR = (("VDD_GPU", 20000, -16), ("VDD_CPU_SOC_MSS", 20000, 325), ("VIN_SYS_5V0", 5000, 1304))
+
+
+def add_monitor(root: Path, chip: str, label: str, microwatts: int) -> None:
+    folder = root / "class/hwmon/hwmon8"
+    write_files(folder, {"name": chip, "label": label, "in0_input": 4, "in1_input": 20000, "curr1_input": 1150,
+                         "power1_input": microwatts})  # fmt: skip
+
+
+def test_a_thors_carrier_measures_the_whole_boards_input(tmp_path: Path) -> None:
+    write_board_name(tmp_path, "NVIDIA Jetson AGX Thor Developer Kit")
+    add_ina3221(tmp_path, "2-0040", 1, THOR)
+    add_monitor(tmp_path, "ina238", "VIN", 23_000_000)
+    rails, total = read(tmp_path)
+    assert (total.status, total.rails, total.watts, total.scope) == ("available", ("VIN",), 23.0, "board")
+    assert rails["VIN"].includes == ("VDD_GPU", "VDD_CPU_SOC_MSS", "VIN_SYS_5V0")
+    assert (rails["VIN"].kind, rails["VIN"].window_s) == (RailKind.AVERAGE, 0.05)
+    assert rails["VDD_GPU"].watts == -0.32  # a shunt's offset while the GPU is without power
+    assert total.leaves_out is None
+
+
+@pytest.mark.parametrize(("chip", "label"), [("ina238", "AUX_12V"), ("ina226", ""), ("ina219", "VIN")])
+def test_another_monitor_on_a_carrier_adds_up_to_nothing(tmp_path: Path, chip: str, label: str) -> None:
+    write_board_name(tmp_path, "NVIDIA Jetson AGX Thor Developer Kit")
+    add_ina3221(tmp_path, "2-0040", 1, THOR)
+    add_monitor(tmp_path, chip, label, 23_000_000)
+    assert read(tmp_path)[1].status == "none"
+
+
+def test_a_carriers_input_does_not_stand_for_the_module_of_another_board(tree: Tree) -> None:
+    root = tree("orin-nx")
+    add_monitor(root, "ina226", "VIN", 23_000_000)
+    assert read(root)[1].rails == ("VDD_IN",)
+
+
+def mainline(root: Path) -> Path:
+    """Make a channel that nothing is soldered to look as kernels do that have no label for it."""
+    chip = root / "class/hwmon/hwmon2"
+    for number in (1, 3):
+        (chip / f"in{number}_label").unlink()
+        for name in (f"in{number}_input", f"curr{number}_input"):
+            (chip / name).unlink()
+            (chip / name).mkdir()
+    return root
+
+
+def test_a_channel_that_is_off_and_has_no_name_is_no_rail(tree: Tree) -> None:
+    rails, total = read(mainline(tree("agx-orin")))
+    assert list(rails) == ["VDD_GPU_SOC", "VDD_CPU_CV", "VIN_SYS_5V0", "VDDQ_VDD2_1V8AO"]
+    assert total.watts == 11.0
+
+
+def test_a_name_that_only_the_device_tree_tells_is_taken(tree: Tree) -> None:
+    root = tree("orin-nano")
+    chip = root / "class/hwmon/hwmon1"
+    for number, name in ((1, "VDD_IN"), (2, "VDD_CPU_GPU_CV"), (3, "VDD_SOC")):
+        (chip / f"in{number}_label").unlink()
+        write_files(chip, {f"device/of_node/input@{number - 1}/label": name})
+    assert read(root)[1].rails == ("VDD_IN",)
+
+
+def test_an_acpi_meter_is_found_where_older_kernels_keep_it(tmp_path: Path) -> None:
+    meter = {"device/power1_average": 180_000_000, "device/power1_average_interval": 1000, "name": "power_meter"}
+    write_files(tmp_path / "class/hwmon/hwmon0", meter)
+    rails, total = read(tmp_path)
+    assert {name: (rail.watts, rail.window_s) for name, rail in rails.items()} == {"power_meter power1": (180.0, 1.0)}
+    assert rails["power_meter power1"].sensor == "power_meter hwmon0 power1_average"
+    assert total.status == "none"
 
 
 def test_an_averaging_chip_is_told_by_its_samples(tree: Tree) -> None:

@@ -89,6 +89,28 @@ def test_two_batteries_of_a_laptop_add_up_and_an_empty_bay_does_not(tmp_path: Pa
     assert any("BAT0 again" in note for note in sensors.notes)
 
 
+@pytest.mark.parametrize(
+    ("status", "resting_uw", "watts"),
+    [("Not charging", 0, 8.0), ("Unknown", 0, 8.0), ("Charging", 0, None), ("Unknown", 2_000_000, None)],
+)
+def test_a_laptops_battery_that_waits_for_the_other_gives_nothing(
+    tmp_path: Path, status: str, resting_uw: int, watts: float | None
+) -> None:
+    supply(tmp_path, "BAT0", type="Battery", status=status, present=1, power_now=resting_uw)
+    supply(tmp_path, "BAT1", type="Battery", status="Discharging", present=1, power_now=8_000_000)
+    sensors = probe(tmp_path)
+    assert total_of(sensors).watts == watts
+    if watts:
+        supply(tmp_path, "BAT0", status="Discharging", power_now=7_000_000)
+        supply(tmp_path, "BAT1", status="Not charging", power_now=0)
+        assert "only a discharging battery" in str(total_of(sensors).reason)
+
+
+def test_a_battery_alone_that_neither_gives_nor_takes_is_no_total(tmp_path: Path) -> None:
+    supply(tmp_path, "BAT0", type="Battery", status="Full", present=1, power_now=0)
+    assert total_of(probe(tmp_path)).status == "none"
+
+
 def test_a_peripherals_battery_alone_is_no_total(tmp_path: Path) -> None:
     supply(tmp_path, "hidpp_battery_0", type="Battery", scope="Device", status="Discharging", power_now=100_000)
     total = total_of(probe(tmp_path))

@@ -46,7 +46,11 @@ def test_over_current_alarms_tell_events_since_boot(tree: Tree) -> None:
         ("Fan", False),
         ("LCD", False),
         ("TCC Offset", False),
-        ("intel_powerclamp", False),
+        ("intel_powerclamp", True),
+        ("thermal-idle-0", True),
+        ("cpu-balanced", True),
+        ("gpu_heavy", True),
+        ("CPU-cap", False),
         ("panel0-backlight", False),
     ],
 )
