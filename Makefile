@@ -6,6 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# One process a core, at most eight.
+PARALLEL := -n logical --maxprocesses 8 --dist worksteal
 
 .PHONY: help setup demo test test-slow fuzz check format lint types layers bench lock schema clean
 
@@ -29,13 +31,13 @@ demo: setup  ## Bring two real models to this machine and prove them there.
 	@echo "Next, from this folder:  $(BIN)/fleet status   $(BIN)/fleet evidence   $(BIN)/fleet health"
 
 test: setup  ## Run the whole test suite, but for the large corpora.
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest $(PARALLEL) -m "not slow"
 
 test-slow: setup  ## Run the large corpora: every ONNX node test, a thousand kills.
 	$(BIN)/python -m pytest -m slow
 
 fuzz: setup  ## Search for new failing examples of the property tests.
-	$(BIN)/python -m pytest --hypothesis-profile=search -m "not e2e and not faults and not slow"
+	$(BIN)/python -m pytest $(PARALLEL) --hypothesis-profile=search -m "not e2e and not faults and not slow"
 
 # CI runs `make test check` in one call, so the tests run once.
 check: lint types layers test  ## Run format and lint checks, types, layers and tests.
