@@ -188,9 +188,9 @@ class LoneAgent:
         self.receive(TOPICS.desired, desired)
 
     def bodies(self, kind: type[R]) -> list[R]:
-        """Return the bodies of all reports of this life's connection."""
-        reports = [report.body for report in self.link.said(TOPICS.event, Report)]
-        return [body for body in reports if isinstance(body, kind)]
+        """Return the bodies of all reports of this life's connection, each once however often it was sent."""
+        reports = {(report.boot, report.seq): report.body for report in self.link.said(TOPICS.event, Report)}
+        return [body for body in reports.values() if isinstance(body, kind)]
 
     def until_said(self, state: DeviceState) -> Transition:
         """Let the loop turn until a model has come this far; return the report."""
