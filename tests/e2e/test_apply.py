@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -28,30 +27,17 @@ def until(holds: Callable[[], Any], patience_s: float = PATIENCE_S) -> None:
         time.sleep(0.05)
 
 
-def believable_apply(fleet: Any, manifest: str) -> Any:
-    """Apply from nothing; once more where the machine was too busy for figures anybody should believe, and said so."""
-    said = fleet("apply", manifest, "-o", "json")
-    for _ in range(2):
-        assert said.code == 0, said.err
-        doubtful = [row["latency"] for row in said.json["devices"] if row["latency"]["verdict"] not in BELIEVABLE]
-        if not doubtful:
-            break
-        assert all(latency["reason"] for latency in doubtful)
-        shutil.rmtree(fleet.home)
-        said = fleet("apply", manifest, "-o", "json")
-    return said
-
-
 @pytest.mark.timeout(600)
 def test_the_quick_start_ends_with_proven_models_and_a_second_apply_changes_nothing(fleet: Any, examples: Path) -> None:
     manifest = str(examples / "quickstart.yaml")
-    said = believable_apply(fleet, manifest)
+    said = fleet("apply", manifest, "-o", "json")
+    assert said.code == 0, said.err
     for row in said.json["devices"]:
         assert (row["state"], row["parity"]["verdict"]) == ("active", "pass")
         metric = row["parity"]["metric"]
         assert abs(metric["reference"] - metric["measured"]) <= 0.02
-        assert row["latency"]["verdict"] in BELIEVABLE
-        assert row["latency"]["n"] >= 500
+        latency = row["latency"]  # how steady this machine is must not decide; that doubt is explained must
+        assert (latency["verdict"] in BELIEVABLE and latency["n"] >= 500) or latency["reason"]
         assert row["energy"]["status"] == "unmeasured"
         assert row["energy"]["reason"]
         assert row["evidence"] == "executed-on-device"
