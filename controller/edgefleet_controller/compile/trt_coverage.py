@@ -10,7 +10,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped] 
 
 from edgefleet_contract.base import clip_reason
 from edgefleet_contract.coverage import Coverage, CoverageSource, OperatorCoverage, Placed
-from edgefleet_controller.compile import trt_qdq, trt_table
+from edgefleet_controller.compile import trt_dla, trt_qdq, trt_table
 from edgefleet_controller.compile.fault import CompileFaultError
 from edgefleet_controller.compile.onnx_graph import with_shapes
 from edgefleet_controller.compile.trt_parser import MODEL, TAKEN_TYPES, Parser
@@ -59,7 +59,7 @@ def cover(model: onnx.ModelProto, target: str) -> Coverage:
     refused = _spread_model_refusal(refused, own) | own
     off_dla = _off_dla(shaped.graph) if target == DLA else {}
     if target == DLA:
-        version = f"{version}; {trt_table.DLA_VERSION}"[:128]
+        version = f"{version}; {trt_dla.VERSION}"[:128]
     nodes = enumerate(model.graph.node)
     operators = tuple(_operator(index, node, refused.get(index), off_dla.get(index)) for index, node in nodes)
     return Coverage(target=target, source=source, source_version=version, operators=operators)
@@ -119,6 +119,6 @@ def _spread_model_refusal(refused: Mapping[int, str], own: Mapping[int, str]) ->
 
 
 def _off_dla(graph: onnx.GraphProto) -> dict[int, str]:
-    constants = {tensor.name: tensor for tensor in graph.initializer}
-    found = ((index, trt_table.not_on_dla(node, constants)) for index, node in enumerate(graph.node))
+    facts = trt_dla.facts_of(graph)
+    found = ((index, trt_dla.not_on_dla(node, facts)) for index, node in enumerate(graph.node))
     return {index: why for index, why in found if why is not None}

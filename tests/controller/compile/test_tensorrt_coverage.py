@@ -16,7 +16,7 @@ from onnx.backend.test.case.node import collect_testcases
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
 from edgefleet_contract.coverage import Coverage, CoverageSource, Placed
-from edgefleet_controller.compile import trt_coverage, trt_qdq, trt_table, trt_vendor
+from edgefleet_controller.compile import trt_coverage, trt_dla, trt_qdq, trt_table, trt_vendor
 from edgefleet_controller.compile.fault import CompileFaultError
 from edgefleet_controller.compile.onnx_graph import with_shapes
 from edgefleet_controller.compile.trt_coverage import cover, coverage_of, refused_nodes
@@ -328,23 +328,106 @@ def test_a_models_own_functions_are_no_custom_operators() -> None:
     assert trt_table.by_name(made.graph.node[0], frozenset({("mine", "Twice")})) is None
 
 
+def dla(operator: str, facts: trt_dla.Facts | None = None, inputs: str = "x w", **attributes: Any) -> str | None:
+    return trt_dla.not_on_dla(node(operator, inputs.split(), ["y"], **attributes), facts or trt_dla.Facts())
+
+
+WIDE = trt_dla.Facts(shapes={"x": (1, 8, 40, 40), "w": (1, 8, 40, 40), "y": (1, 16, 40, 40)})
+
+
 @pytest.mark.parametrize(
     ("operator", "attributes", "words"),
     [
-        ("Conv", {"kernel_shape": [3, 3], "strides": [1, 1]}, None),
+        ("Conv", {"kernel_shape": [3, 3], "strides": [1, 1], "pads": [1, 1, 1, 1]}, None),
         ("Conv", {"kernel_shape": [33, 3]}, "kernel_shape from 1 to 32"),
         ("Conv", {"strides": [9, 1]}, "strides from 1 to 8"),
+        ("Conv", {"dilations": [33, 1]}, "dilations from 1 to 32"),
+        ("Conv", {"kernel_shape": [3, 3], "pads": [3, 0, 3, 0]}, "pads by less than the kernel"),
         ("ConvTranspose", {"group": 2}, "grouped"),
         ("ConvTranspose", {"pads": [1, 1, 1, 1]}, "without padding"),
+        ("ConvTranspose", {"dilations": [2, 2]}, "dilated"),
+        ("ConvTranspose", {"strides": [16, 16], "kernel_shape": [1, 64]}, None),
+        ("ConvTranspose", {"kernel_shape": [2, 64]}, "or 1 by 64, 96 or 128"),
         ("MaxPool", {"kernel_shape": [9, 9]}, "kernel_shape from 1 to 8"),
-        ("MatMul", {}, "DLA has no MatMul"),
+        ("MaxPool", {"kernel_shape": [8, 8], "strides": [16, 16], "pads": [8, 0, 0, 0]}, "pads from 0 to 7"),
+        ("MaxPool", {"kernel_shape": [2, 2, 2]}, "pools over 2 axes"),
+        ("GlobalAveragePool", {}, "of reductions it has the maximum only"),
+        ("LRN", {"size": 4}, "over 3, 5, 7 or 9 channels"),
+        ("Softmax", {"axis": 0}, "not over the batch"),
+        ("Softmax", {"axis": 1}, None),
+        ("Concat", {"axis": 1}, None),
+        ("Concat", {"axis": 2}, "joins channels only"),
+        ("Flatten", {}, "DLA has no Flatten"),
+        ("Resize", {"mode": b"cubic"}, "not cubic"),
+        ("Abs", {}, None),
+        ("Transpose", {}, None),
         ("Reshape", {}, None),
     ],
 )
-def test_dlas_limits_are_those_of_nvidias_documentation(
-    operator: str, attributes: dict[str, Any], words: str | None
+def test_dlas_limits_are_those_nvidia_publishes(operator: str, attributes: dict[str, Any], words: str | None) -> None:
+    found = dla(operator, WIDE, **attributes)
+    assert (found is None) if words is None else (words in str(found))
+
+
+@pytest.mark.parametrize("operator", ["Gemm", "MatMul", "PRelu"])
+def test_dla_multiplies_by_constants_only(operator: str) -> None:
+    assert "constant" in str(dla(operator))
+    assert "constant" in str(dla(operator, inputs="x"))
+    assert dla(operator, trt_dla.Facts({"w": tensor("w", np.ones((8, 8)))})) is None
+
+
+def test_a_weight_that_is_packed_in_int8_is_constant_to_dla_too() -> None:
+    weights = [tensor("q", np.ones((192, 8)), np.int8), tensor("s", 0.5), tensor("z", 0, np.int8)]
+    nodes = [
+        node("DequantizeLinear", ["q", "s", "z"], ["w"]),
+        node("Reshape", ["x", "flat"], ["a"]),
+        node("MatMul", ["a", "w"], ["y"], name="product"),
+    ]
+    made = model(nodes, weights=[*weights, tensor("flat", [1, 192], np.int64)], shape=[1, 3, 8, 8])
+    assert trt_dla.not_on_dla(nodes[2], trt_dla.facts_of(made.graph)) is None
+
+
+def constants(**values: Any) -> dict[str, onnx.TensorProto]:
+    return {name: tensor(name, each, np.float32 if name == "scales" else np.int64) for name, each in values.items()}
+
+
+@pytest.mark.parametrize(
+    ("values", "inputs", "words"),
+    [
+        ({"start": [0], "end": [4], "axis": [1]}, "x start end axis", None),
+        ({"start": [0], "end": [4], "axis": [1], "step": [2]}, "x start end axis step", "in steps of 1"),
+        ({"start": [0], "end": [1], "axis": [0]}, "x start end axis", "other axes than the first"),
+        ({}, "x start end axis", "by constants only"),
+    ],
+)
+def test_dla_slices_by_constants_in_single_steps_beside_the_batch(
+    values: dict[str, Any], inputs: str, words: str | None
 ) -> None:
-    found = trt_table.not_on_dla(node(operator, ["x", "w"], ["y"], **attributes), {})
+    found = dla(
+        "Slice",
+        trt_dla.Facts(constants(**values), {"x": (2, 8, 4, 4), "y": (2 - (words is not None), 4, 4, 4)}),
+        inputs,
+    )
+    assert (found is None) if words is None else (words in str(found))
+
+
+@pytest.mark.parametrize(
+    ("mode", "scales", "fits"),
+    [("nearest", [1, 1, 32, 2], True), ("linear", [1, 1, 4, 4], True), ("linear", [1, 1, 8, 8], False),
+     ("nearest", [1, 1, 1.5, 2], False), ("nearest", [1, 2, 2, 2], False)],
+)  # fmt: skip
+def test_dla_resizes_height_and_width_by_whole_numbers(mode: str, scales: list[float], fits: bool) -> None:
+    found = dla("Resize", trt_dla.Facts(constants(scales=scales)), "x roi scales", mode=mode)
+    assert (found is None) == fits
+
+
+@pytest.mark.parametrize(
+    ("shape", "words"),
+    [((1, 8193, 2, 2), "sizes up to 8192"), ((4097, 8, 2, 2), "batches up to 4096"), ((64, 65, 8, 2, 2), "batches"),
+     ((None, 8, 2, 2), None)],
+)  # fmt: skip
+def test_dla_has_a_largest_batch_and_a_largest_size(shape: tuple[int | None, ...], words: str | None) -> None:
+    found = dla("Relu", trt_dla.Facts(shapes={"x": shape}), "x")
     assert (found is None) if words is None else (words in str(found))
 
 
