@@ -20,7 +20,7 @@ MAX_BATCH, MAX_SIZE = 4096, 8192
 _FREE = frozenset(
     {"Cast", "Constant", "ConstantOfShape", "DequantizeLinear", "Dropout", "Identity", "QuantizeLinear", "Shape"}
 )
-"""Operators that change types only and vanish into their neighbours or between loadables, or are known at build time."""
+"""Operators that change types only and vanish into their neighbours, or are known at build time."""
 _PLAIN = frozenset(
     {"Abs", "Add", "BatchNormalization", "Clip", "Div", "Equal", "GlobalMaxPool", "Greater", "LeakyRelu", "Less", "Max",
      "Min", "Mul", "Pow", "ReduceMax", "Relu", "Reshape", "Sigmoid", "Split", "Sub", "Sum", "Tanh", "Transpose"}
