@@ -16,7 +16,7 @@ from edgefleet_agent.preprocess import InputMismatchError
 from edgefleet_agent.qualify.clocks import real_clocks
 from edgefleet_agent.qualify.conditions import pin, read_conditions
 from edgefleet_agent.qualify.latency import Start, measure_latency
-from edgefleet_agent.qualify.latency_query import make_query, profile_of
+from edgefleet_agent.qualify.latency_query import inference_errors, make_query, profile_of
 from edgefleet_agent.qualify.scenario import samples_per_query
 from edgefleet_agent.qualify.trial import SPINNING, run_trial
 from edgefleet_agent.runtimes.base import Array, Session
@@ -119,9 +119,10 @@ def _bench(job: BenchJob) -> BenchAnswer:
     _, first_ns = _timed(clocks.now_ns, lambda: session.run(feeds))
     query = make_query(session, feeder, samples_per_query(job.latency))
     start = Start(load_ns, first_ns)
-    latency = measure_latency(
-        query.call, job.latency, start=start, spinning=SPINNING, clocks=clocks, samples_n=query.samples_n
-    )
+    with inference_errors("latency was measured"):
+        latency = measure_latency(
+            query.call, job.latency, start=start, spinning=SPINNING, clocks=clocks, samples_n=query.samples_n
+        )
     latency = latency.model_copy(update={"profile": profile_of(session, feeder, job.latency)})
     conditions = read_conditions(variant.runtime, runtime.version, threads=job.latency.threads, spinning=SPINNING)
     return BenchAnswer(latency=latency, conditions=conditions)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -11,6 +14,8 @@ from edgefleet_agent.outputs import Feeder
 from edgefleet_agent.preprocess import InputMismatchError
 from edgefleet_agent.qualify.latency_loop import Call
 from edgefleet_agent.runtimes.base import Feeds, InferenceFailedError, Session
+from edgefleet_contract.base import clip_reason
+from edgefleet_contract.errors import DeviceError, UserInputError
 from edgefleet_contract.evidence import MemoryResult, OperatorProfile
 from edgefleet_contract.job import LatencyBudget
 
@@ -59,6 +64,26 @@ def make_query(session: Session, feeder: Feeder, samples_n: int) -> Query:
     starts = [index * feeder.batch_n % feeder.samples.n for index in range(inferences_n)]
     calls = [session.bind(feeder.feeds(start)) for start in starts]
     return Query(calls[0] if inferences_n == 1 else _in_sequence(calls), inferences_n, feeder.batch_n)
+
+
+@contextmanager
+def inference_errors(doing: str) -> Iterator[None]:
+    """Turn what bound calls raise into InferenceFailedError: they are the vendor's own, and raise what it raises.
+
+    Its trace goes to standard error, so that a bug of ours can be told from a model's failure.
+
+    Args:
+        doing: what was being done, for the message.
+    """
+    try:
+        yield
+    except (DeviceError, UserInputError, MemoryError):
+        raise
+    except Exception as error:
+        traceback.print_exc(file=sys.stderr)
+        said = str(error).strip() or type(error).__name__
+        msg = f"an inference failed while {doing}: {said}"
+        raise InferenceFailedError(clip_reason(msg)) from error
 
 
 def _takes_any_batch(feeder: Feeder) -> bool:

@@ -28,11 +28,11 @@ from edgefleet_agent.qualify.energy_external import measure_energy_here
 from edgefleet_agent.qualify.energy_meter import plan_for
 from edgefleet_agent.qualify.findings import Findings, GateMissedError
 from edgefleet_agent.qualify.latency import Start, measure_latency
-from edgefleet_agent.qualify.latency_query import Query, make_query, profile_of
+from edgefleet_agent.qualify.latency_query import Query, inference_errors, make_query, profile_of
 from edgefleet_agent.qualify.memory import MemoryMeter
 from edgefleet_agent.qualify.scenario import budget_for, samples_per_query
 from edgefleet_agent.qualify.thermal import ThermalWatch, judged, longest_wait_s
-from edgefleet_agent.runtimes.base import Array, Runtime, Session, UnsupportedError
+from edgefleet_agent.runtimes.base import Array, InferenceFailedError, Runtime, Session, UnsupportedError
 from edgefleet_agent.runtimes.mapped import mapped
 from edgefleet_agent.runtimes.registry import find_runtime, options_here, with_options
 from edgefleet_agent.sensors.probe import Sensors, probe
@@ -98,6 +98,16 @@ def _as_verdicts() -> Iterator[None]:
         raise GateMissedError(Verdict.FAILED, Gate.PARITY, str(error)) from error
     except UnsupportedError as error:
         raise GateMissedError(Verdict.UNSUPPORTED, Gate.LOAD, str(error)) from error
+
+
+@contextmanager
+def _failing_at(gate: Gate, doing: str) -> Iterator[None]:
+    """Let an inference that fails after so many that did not miss this gate, with all that was measured kept."""
+    try:
+        with inference_errors(doing):
+            yield
+    except InferenceFailedError as error:
+        raise GateMissedError(Verdict.FAILED, gate, str(error)) from error
 
 
 @dataclass(frozen=True)
@@ -168,6 +178,8 @@ class _Trial:
             feeds = feeder.feeds(0)
             began_ns = self.clocks.now_ns()
             session.run(feeds)
+        except UnsupportedError:
+            raise
         except UserInputError as error:
             # The samples are the artifact's own: that they do not fit its model is the artifact's fault.
             raise CorruptArtifactError(str(error)) from error
@@ -240,13 +252,17 @@ class _Trial:
         sensors = probe()
         budget = budget_for(self.job.accept.latency, self.job.latency)
         query = make_query(session, feeder, samples_per_query(budget))
-        memory = self.meter.result_after(query.call)
-        latency, thermal = self._steady_latency(query, budget, start, sensors)
+        with _failing_at(Gate.LATENCY, "latency was measured"):
+            memory = self.meter.result_after(query.call)
+            latency, thermal = self._steady_latency(query, budget, start, sensors)
         if growth := self.meter.growth():
             self.findings.warn(growth)
-        energy = measure_energy_here(call, sensors, plan_for(self.job.latency.max_duration_s))
-        latency = judged(latency, thermal).model_copy(update={"profile": profile_of(session, feeder, budget, memory)})
-        self.findings.measured.update(latency=latency, memory=memory, energy=energy, thermal=thermal)
+        latency = judged(latency, thermal)
+        self.findings.measured.update(latency=latency, memory=memory, thermal=thermal)
+        with _failing_at(Gate.ENERGY, "energy was measured"):
+            energy = measure_energy_here(call, sensors, plan_for(self.job.latency.max_duration_s))
+        latency = latency.model_copy(update={"profile": profile_of(session, feeder, budget, memory)})
+        self.findings.measured.update(latency=latency, energy=energy)
         if self.meter.warning:
             self.findings.warn(self.meter.warning)
         if feeder.batch_n > 1:

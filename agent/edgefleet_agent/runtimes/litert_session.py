@@ -95,7 +95,12 @@ class LitertSession:
             self._renew(self._shapes)
 
     def run(self, feeds: Feeds) -> dict[str, Array]:
-        """Return the outputs by name; inputs of dynamic size take the size of `feeds`. Raises InferenceFailedError."""
+        """Return the outputs by name; inputs of dynamic size take the size of `feeds`.
+
+        Raises:
+            UnsupportedError: a kernel does not take its node: with inputs of dynamic size that shows only now.
+            InferenceFailedError: anything else.
+        """
         self._check(feeds)
         self._fit(feeds)
         try:
@@ -104,8 +109,10 @@ class LitertSession:
             self._call()()
             return {name: self._interpreter.get_tensor(index) for name, index in self._output_index.items()}
         except (RuntimeError, ValueError, SystemError) as error:
-            msg = f"an inference failed: {str(error).strip() or type(error).__name__}"
-            raise InferenceFailedError(clip_reason(msg)) from error
+            said = str(error).strip() or type(error).__name__
+            if "failed to prepare" in said:
+                raise UnsupportedError(clip_reason(f"tflite/{self._engine} cannot run the model: {said}")) from error
+            raise InferenceFailedError(clip_reason(f"an inference failed: {said}")) from error
 
     def bind(self, feeds: Feeds) -> Callable[[], object]:
         """Return the interpreter's own call on `feeds`, which lie in its input tensors already.

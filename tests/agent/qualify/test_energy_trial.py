@@ -46,6 +46,21 @@ def test_a_trial_on_a_device_with_a_sensor_measures_energy(
     assert (trial.verdict, trial.gate) == (Verdict.FAILED, Gate.ENERGY)
 
 
+def test_an_inference_that_fails_while_energy_is_measured_leaves_what_was_measured_before(
+    golden_artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(*_: object) -> None:
+        msg = "the device was lost"
+        raise RuntimeError(msg)
+
+    monkeypatch.setattr("edgefleet_agent.qualify.trial.measure_energy_here", lost)
+    trial = run_trial(QualifyJob(artifact_dir=str(golden_artifact), latency=BUDGET))
+    assert (trial.verdict, trial.gate) == (Verdict.FAILED, Gate.ENERGY)
+    assert trial.reason == "an inference failed while energy was measured: the device was lost"
+    assert trial.latency is not None
+    assert trial.memory is not None
+
+
 def test_a_trial_during_which_the_device_was_slowed_down_is_throttled(
     golden_artifact: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -198,7 +198,11 @@ def qualified(artifact: MakeTflite, variant: str, accept: Accept = ALLOW) -> Tri
         ("absent", Verdict.UNSUPPORTED, Gate.LOAD, "no test device found"),
         ("refuse", Verdict.UNSUPPORTED, Gate.LOAD, "the test delegate refuses this graph"),
         ("crash", Verdict.CRASHED, None, "signal 11 (SIGSEGV)"),
+        ("crash-prepare", Verdict.CRASHED, None, "signal 11 (SIGSEGV)"),
+        ("fail-prepare", Verdict.UNSUPPORTED, Gate.LOAD, "failed to prepare"),
+        ("crash-free", Verdict.CRASHED, None, "signal 11 (SIGSEGV)"),
         ("fail", Verdict.FAILED, Gate.LOAD, "an inference failed"),
+        ("late", Verdict.FAILED, Gate.LATENCY, "an inference failed"),
         ("wrong", Verdict.FAILED, Gate.PARITY, "logits"),
         ("ok", Verdict.QUALIFIED, None, ""),
     ],
@@ -215,6 +219,7 @@ def test_each_way_a_delegate_ends_a_trial_has_a_verdict_of_its_own(
     trial = qualified(tflite_artifact, "tflite/gpu/fp32")
     assert (trial.verdict, trial.gate) == (verdict, gate), trial.reason
     assert word in (trial.reason or "")
+    assert (trial.parity is not None) is (mode in {"late", "wrong", "ok"})  # what was found until then is kept
 
 
 def test_fallback_nobody_asked_for_is_no_success(tflite_artifact: MakeTflite, use_delegate: UseDelegate) -> None:

@@ -80,8 +80,18 @@ static void *kernel_init(Context *context, const char *buffer, size_t length) {
     return kernel;
 }
 
-static void kernel_free(Context *context, void *kernel) { (void)context; free(kernel); }
-static int kernel_prepare(Context *context, Node *node) { (void)context; (void)node; return OK; }
+static void kernel_free(Context *context, void *kernel) {
+    (void)context;
+    if (!strcmp(((Kernel *)kernel)->mode, "crash-free")) raise(SIGSEGV);
+    free(kernel);
+}
+
+static int kernel_prepare(Context *context, Node *node) {
+    const Kernel *kernel = node->user_data;
+    (void)context;
+    if (!strcmp(kernel->mode, "crash-prepare")) raise(SIGSEGV);
+    return strcmp(kernel->mode, "fail-prepare") ? OK : ERROR;
+}
 
 static int kernel_invoke(Context *context, Node *node) {
     const Kernel *kernel = node->user_data;
@@ -90,6 +100,10 @@ static int kernel_invoke(Context *context, Node *node) {
     float *y = context->tensors[kernel->y].data;
     const struct timespec pause = {0, 20000000};
     const int rows = w->dims->data[0], columns = w->dims->data[1];
+    static int calls = 0;
+    if (!strcmp(kernel->mode, "late") && ++calls > 215) return ERROR; /* after the samples, while latency is measured */
+    if (!strcmp(kernel->mode, "hang"))
+        for (;;) nanosleep(&pause, NULL);
     if (!strcmp(kernel->mode, "crash")) raise(SIGSEGV);
     if (!strcmp(kernel->mode, "fail")) return ERROR;
     if (!strcmp(kernel->mode, "slow")) nanosleep(&pause, NULL);
