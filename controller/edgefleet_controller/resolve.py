@@ -74,7 +74,7 @@ def _named_files(loaded: LoadedManifest) -> Iterator[_Named]:
 def _place(root: Path, named: _Named) -> Path:
     """Return the file's real path. Links that stay inside the manifest's folder are followed."""
     if Path(named.text).is_absolute():
-        raise _problem(named, "a path must be relative to the manifest's folder", "move the file there, or link it")
+        raise _problem(named, "a path must be relative to the manifest's folder", "move the file into it")
     try:
         hook = hook_of(named.text) if named.kind == "source" else None
         real = (root / (hook[0] if hook else named.text)).resolve()

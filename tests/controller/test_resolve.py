@@ -107,7 +107,9 @@ def test_the_manifests_folder_may_itself_be_a_link(root: Path) -> None:
 
 
 def test_an_absolute_path_is_refused_even_inside(root: Path) -> None:
-    assert "must be relative" in problem(root, source=str(root / "models" / "digits.onnx")).message
+    found = problem(root, source=str(root / "models" / "digits.onnx"))
+    assert "must be relative" in found.message
+    assert found.next_step == "move the file into it"  # a link that leaves the folder would be refused as well
 
 
 def test_links_in_a_circle_are_refused(root: Path) -> None:

@@ -12,10 +12,11 @@ samples wherever there are enough.
 
 from __future__ import annotations
 
+import itertools
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import onnx
@@ -29,7 +30,7 @@ from edgefleet_controller.compile.calibrate_qdq import QdqLayout, is_symmetric, 
 from edgefleet_controller.compile.calibrate_ranges import METHODS, Observed, Ranges, observe, ranges_by
 from edgefleet_controller.compile.fault import CompileFaultError
 from edgefleet_controller.compile.npz import Arrays
-from edgefleet_controller.compile.onnx_graph import opset_of
+from edgefleet_controller.compile.onnx_graph import all_nodes, all_tensors, inner_graphs, opset_of, with_plain_constants
 from edgefleet_controller.compile.protocol import BuildRequest, OptionValue
 
 __all__ = ["Chosen", "QdqLayout", "prepare", "quantisation_faults", "quantize"]
@@ -72,7 +73,17 @@ class Chosen:
 
 @dataclass(frozen=True)
 class Measured:
-    """A prepared model with its calibration feeds, what its tensors held, and its judge."""
+    """A prepared model with its calibration feeds, what its tensors held, and its judge.
+
+    Attributes:
+        model: float32, shapes inferred, every node named.
+        feeds: calibration feeds.
+        seen: what the model's tensors held on them.
+        judge: golden samples with the source's outputs.
+        layout: how the target wants Q and DQ.
+        work_dir: where files are written.
+        exact: weights as they were before they were fitted to their grid, by name.
+    """
 
     model: onnx.ModelProto
     feeds: list[Arrays]
@@ -80,6 +91,7 @@ class Measured:
     judge: Judge
     layout: QdqLayout
     work_dir: Path
+    exact: Mapping[str, onnx.TensorProto] = field(default_factory=dict)
 
 
 def named_source(source: Path, work_dir: Path) -> Path:
@@ -88,7 +100,7 @@ def named_source(source: Path, work_dir: Path) -> Path:
     model = onnx.load(source)
     if opset_of(model) < MIN_OPSET:
         model = onnx.version_converter.convert_version(model, MIN_OPSET)
-    _save_named(model, named)
+    _save_named(with_plain_constants(model), named)
     return named
 
 
@@ -110,11 +122,37 @@ def prepare(source: Path, work_dir: Path) -> Path:
     prepared = work_dir / "prepared.onnx"
     with quantisation_faults():
         # Symbolic shape inference would need sympy; plain inference after optimisation finds the same on CNNs.
-        quant_pre_process(str(named_source(source, work_dir)), str(prepared), skip_symbolic_shape=True)
+        named = named_source(source, work_dir)
+        quant_pre_process(str(named), str(prepared), skip_symbolic_shape=True)
         model = onnx.load(prepared)
+        _rename_made(model, _tensor_names(onnx.load(named, load_external_data=False)))
         _part_biases(model)
         _save_named(model, prepared)
     return prepared
+
+
+def _tensor_names(model: onnx.ModelProto) -> set[str]:
+    names = {name for node in all_nodes(model.graph) for name in (*node.input, *node.output)}
+    return names | {tensor.name for tensor in all_tensors(model.graph)}
+
+
+def _rename_made(model: onnx.ModelProto, known: Collection[str]) -> None:
+    """Give tensors that ONNX Runtime made while it fused operators names that it does not make up again.
+
+    It counts names from 0 in every session, and refuses a graph where its next fusion meets an initializer of the last
+    (1.32: "Attempt to replace the existing tensor").
+    """
+    taken = {*known, *_tensor_names(model)}
+    new: dict[str, str] = {"": ""}
+    for name in sorted(_tensor_names(model) - set(known) - {""}):
+        new[name] = next(each for each in (f"made_{place}" for place in itertools.count(len(new))) if each not in taken)
+        taken.add(new[name])
+    for node in all_nodes(model.graph):
+        for names in (node.input, node.output):
+            names[:] = [new.get(name, name) for name in names]
+    for graph in (model.graph, *inner_graphs(model.graph)):
+        for each in (*graph.initializer, *graph.value_info):
+            each.name = new.get(each.name, each.name)
 
 
 def _part_biases(model: onnx.ModelProto) -> None:

@@ -60,8 +60,9 @@ def build(request: BuildRequest, inputs: tuple[TensorSpec, ...]) -> tuple[onnx.M
         score = judge.score(judge.run(made.SerializeToString()))
     half_n = sum(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in onnx_graph.all_tensors(made.graph))
     if half_n == 0:
-        reason = f"fp16 applies to float32 weights; {onnx_graph.none_found(model)}"
-        raise CompileFaultError("variant", reason, family="unsupported")
+        raise CompileFaultError(
+            "variant", f"fp16 applies to float32 weights; {_none_left(model, kept)}", family="unsupported"
+        )
     by_type = sorted({node.op_type for node in model.graph.node} & set(BLOCKED_OPERATORS))
     return made, {
         "kept_fp32": "; ".join(f"{name}: {why}" for name, why in list(kept.items())[:_LISTED_N]),
@@ -75,6 +76,15 @@ def build(request: BuildRequest, inputs: tuple[TensorSpec, ...]) -> tuple[onnx.M
     }
 
 
+def _none_left(model: onnx.ModelProto, kept: Mapping[str, str]) -> str:
+    """Return, for a refusal, why no weight became half."""
+    if kept and any(tensor.data_type == onnx.TensorProto.FLOAT for tensor in onnx_graph.own_tensors(model.graph)):
+        name, why = next(iter(kept.items()))
+        others = f" (and {len(kept) - 1} more)" if len(kept) > 1 else ""
+        return f"all of its weights stay float32, since nodes would overflow or vanish in half: {name!r}{others}, {why}"
+    return onnx_graph.none_found(model)
+
+
 def prone(model: onnx.ModelProto, seen: Mapping[str, Observed]) -> dict[str, str]:
     """Return the nodes that may overflow or vanish in half precision: name → why.
 
@@ -85,7 +95,7 @@ def prone(model: onnx.ModelProto, seen: Mapping[str, Observed]) -> dict[str, str
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     for node in model.graph.node:
         if node.op_type == "Constant":
-            constants |= dict.fromkeys(node.output, next(each.t for each in node.attribute if each.HasField("t")))
+            constants |= dict.fromkeys(node.output, next(each.t for each in node.attribute))
     found = {node.name: _why(node, seen, constants) for node in model.graph.node if node.op_type != "Constant"}
     return {**_vanishing(model, seen), **{name: why for name, why in found.items() if why is not None}}
 

@@ -5,13 +5,18 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable, Iterator, Mapping
 
+import numpy as np
 import onnx
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
 from edgefleet_controller.compile.npz import Array
 
 STANDARD_DOMAINS = frozenset({"", "ai.onnx"})
 """How the domain of ONNX's own operators is written."""
+
+_CONSTANTS = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
+_IR_OF_CONSTANTS = 4
+"""Weights need not be inputs since this IR version."""
 
 
 def opset_of(model: onnx.ModelProto) -> int:
@@ -136,6 +141,25 @@ def with_constants(model: onnx.ModelProto, values: Mapping[str, Array]) -> onnx.
     del made.graph.input[:]
     made.graph.input.extend(kept)
     made.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in values.items())
+    return made
+
+
+def with_plain_constants(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the model with Constant nodes of scalars and lists as initializers: converters know tensors only."""
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    kept = []
+    for node in made.graph.node:
+        kind = node.attribute[0].name if node.op_type == "Constant" and node.attribute else ""
+        if kind in _CONSTANTS:
+            value = np.asarray(helper.get_attribute_value(node.attribute[0]), dtype=_CONSTANTS[kind])
+            made.graph.initializer.append(numpy_helper.from_array(value, node.output[0]))
+        else:
+            kept.append(node)
+    if len(kept) == len(model.graph.node):
+        return model
+    put_nodes(made.graph, kept)
+    made.ir_version = max(made.ir_version, _IR_OF_CONSTANTS)
     return made
 
 

@@ -26,6 +26,7 @@ from edgefleet_controller.compile import (
 )
 from edgefleet_controller.compile.fault import CompileFaultError
 from edgefleet_controller.compile.ort_engines import PROVIDERS, fix_shapes, provider_of, provider_options
+from edgefleet_controller.compile.passed_on import PassedOn, set_aside
 from edgefleet_controller.compile.protocol import BuildAnswer, BuildRequest, OptionValue
 
 Inputs = tuple[TensorSpec, ...]
@@ -56,7 +57,11 @@ def build(request: BuildRequest) -> BuildAnswer:
             next_step=f"build {_as_it_is(variant)}, which ships it as it is, or give the float model",
             family="unsupported",
         )
+    passed = PassedOn()
+    if variant.precision != "fp32":
+        request, passed = set_aside(request)
     made, options = _MAKERS[variant.precision](request, source, inputs)
+    passed.put_back(made)
     rewrites = _rewrites(source, variant.precision)
     if variant.precision == "fp32":
         made, rewrites = normalise.normalise(made, request, inputs)

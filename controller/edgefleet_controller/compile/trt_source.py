@@ -13,6 +13,7 @@ from edgefleet_contract.variant import parse_variant
 from edgefleet_controller.compile import calibrate, onnx_check, trt_precision, trt_qdq
 from edgefleet_controller.compile.fault import CompileFaultError
 from edgefleet_controller.compile.ort import save_plain
+from edgefleet_controller.compile.passed_on import PassedOn, set_aside
 from edgefleet_controller.compile.protocol import BuildRequest, OptionValue
 from edgefleet_controller.compile.trt_coverage import cover, refused_nodes
 from edgefleet_controller.compile.trt_profile import Profiles, Range, fix_sizes, profiles_of
@@ -54,7 +55,11 @@ def make_source(request: BuildRequest) -> TrtSource:
         request = request.model_copy(update={"source": str(folded)})
     sizes = profiles_of(request, inputs)
     require_taken(cover(_sized(model, sizes), variant.target), variant.target)
+    passed = PassedOn()
+    if variant.precision != "fp32":
+        request, passed = set_aside(request)
     made, options = trt_precision.make(request, model, inputs, variant.precision)
+    passed.put_back(made)
     profiles = fix_sizes(made, sizes)
     coverage = cover(made, variant.target)
     require_taken(coverage, variant.target)

@@ -141,3 +141,12 @@ def test_bfloat16_is_refused_with_the_words_of_the_runtime(quantised: Any, tmp_p
     with pytest.raises(CompileFaultError, match=r"has no bfloat16 kernel for Conv: .*NOT_IMPLEMENTED") as caught:
         ort.build(quantised.request_for(tmp_path, model, "ort/cpu/bf16", {"image": images}))
     assert caught.value.family == "unsupported"
+
+
+def test_a_model_whose_every_node_overflows_is_refused_with_a_node_and_its_value(
+    quantised: Any, tmp_path: Path
+) -> None:
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"], name="product")]
+    source = quantised.model_of(nodes, {"x": ["n", 8]}, {"y": ["n", 8]}, [quantised.tensor("w", np.eye(8) * 1e6)])
+    with pytest.raises(CompileFaultError, match=r"all of its weights stay float32.*'product', y reaches"):
+        ort.build(quantised.request_for(tmp_path, source, "ort/cpu/fp16", {"x": samples()}))

@@ -47,7 +47,8 @@ def apply(model: onnx.ModelProto, only: Collection[str] = ()) -> tuple[onnx.Mode
         if not kinds:
             break
         try:
-            inlined = onnx.inliner.inline_selected_functions(_typed(model), kinds, inline_schema_functions=True)
+            told = _spelt_out(_typed(model), kinds)
+            inlined = onnx.inliner.inline_selected_functions(told, kinds, inline_schema_functions=True)
         except RuntimeError as error:  # a body asks for the type of an input that was left out
             logger.info("not inlined: %s", one_line(error))
             break
@@ -95,6 +96,22 @@ def _typed(model: onnx.ModelProto) -> onnx.ModelProto:
     return typed
 
 
+def _spelt_out(model: onnx.ModelProto, kinds: Collection[tuple[str, str]]) -> onnx.ModelProto:
+    """Return the model, changed: nodes to inline have every attribute that has a default.
+
+    Where one node of a type sets an attribute and another leaves it out, the inliner leaves an empty Constant.
+    """
+    for node in model.graph.node:
+        if (node.domain, node.op_type) not in kinds:
+            continue
+        given = {each.name for each in node.attribute}
+        schema: Any = onnx.defs.get_schema(node.op_type, _opset_of_domain(model, node.domain), node.domain)
+        for name, each in schema.attributes.items():
+            if name not in given and each.default_value.name:
+                node.attribute.append(each.default_value)
+    return model
+
+
 def _forget_nameless(model: onnx.ModelProto) -> None:
     kept = [value for value in model.graph.value_info if value.name]
     del model.graph.value_info[:]
@@ -102,9 +119,13 @@ def _forget_nameless(model: onnx.ModelProto) -> None:
 
 
 def _wanted(node: onnx.NodeProto, model: onnx.ModelProto, only: Collection[str]) -> bool:
-    opset = next((int(each.version) for each in model.opset_import if each.domain == node.domain), 0)
+    opset = _opset_of_domain(model, node.domain)
     refused = node.op_type not in only if only else node.op_type in _KEEP
     if refused or not onnx.defs.has(node.op_type, opset, node.domain):
         return False
     schema: Any = onnx.defs.get_schema(node.op_type, opset, node.domain)
     return bool(schema.has_function or schema.has_context_dependent_function)
+
+
+def _opset_of_domain(model: onnx.ModelProto, domain: str) -> int:
+    return next((int(each.version) for each in model.opset_import if each.domain == domain), 0)

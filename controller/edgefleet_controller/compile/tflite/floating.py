@@ -15,7 +15,7 @@ from edgefleet_controller.compile.npz import Array, Arrays
 from edgefleet_controller.compile.onnx_graph import with_constants
 from edgefleet_controller.compile.rewrite import branches, library
 from edgefleet_controller.compile.rewrite.graph import named
-from edgefleet_controller.compile.tflite import convert, freeze, layout, prove, scalars, source, widen
+from edgefleet_controller.compile.tflite import convert, freeze, layout, lost, prove, scalars, source, widen
 from edgefleet_controller.compile.tflite.convert import ConversionError
 from edgefleet_controller.compile.tflite.interpreter import Interpreter, RefusedError
 from edgefleet_controller.compile.tflite.layout import Axes
@@ -159,7 +159,7 @@ def _try(attempt: Attempt, probes: Probes) -> FloatFile:
 
 def _converted(attempt: Attempt, probes: Probes) -> tuple[bytes, Interpreter]:
     """Return the file and its interpreter: scalars without axes, int64 outputs that came out narrower widened."""
-    data = convert.to_tflite(attempt.model, attempt.keep)
+    data = _complete(convert.to_tflite(attempt.model, attempt.keep), attempt, probes)
     interpreter = Interpreter(data)
     ports = (*interpreter.inputs, *interpreter.outputs)
     one = {
@@ -177,6 +177,48 @@ def _converted(attempt: Attempt, probes: Probes) -> tuple[bytes, Interpreter]:
         return data, interpreter
     data = widen.as_int64(data, narrow)
     return data, Interpreter(data)
+
+
+def _complete(data: bytes, attempt: Attempt, probes: Probes) -> bytes:
+    """Return the file with every output written by an operator. Raises ConversionError, RefusedError or WrongError."""
+    for name in lost.outputs(data):
+        output = attempt.names[name]
+        way = _way_to(data, output, lost.relatives(attempt.model, name), attempt, probes)
+        if way is None:
+            raise ConversionError(f"onnx2tf leaves output {output!r} without an operator that computes it")
+        data = lost.with_transpose(data, name, *way)
+    return data
+
+
+def _way_to(
+    data: bytes, output: str, kin: Collection[str], attempt: Attempt, probes: Probes
+) -> tuple[int, Axes] | None:
+    """Return the tensor of a file that holds an output's elements on every probe, and the axes that put them right.
+
+    Without one that is its relative in the source, only one that is alone in that is taken.
+    """
+    reference = probes.reference[output]
+    places = lost.candidates(data, reference[0])
+    if not places:
+        return None
+    opened = lost.showing(data, places)
+    interpreter = Interpreter(opened)
+    made = FloatFile(opened, _input_maps(interpreter, attempt, probes.feeds[0]), {}, probes.shapes, ())
+    runs = [interpreter.run(made.feed(feed)) for feed in probes.feeds]
+    found = [
+        (named, index, axes)
+        for place, (named, index) in enumerate(places.items())
+        for axes in lost.orders(runs[0][place].shape, reference[0].shape)
+        if all(
+            prove.difference(ours, run[place].transpose(axes), probes.noise[output]) is None
+            for ours, run in zip(reference, runs, strict=True)
+        )
+    ]
+    related = [each for each in found if each[0] in kin]
+    if not related and len({index for _, index, _ in found}) != 1:
+        return None
+    _, index, axes = (related or found)[0]
+    return index, axes
 
 
 def _input_maps(interpreter: Interpreter, attempt: Attempt, feed: Arrays) -> dict[str, TensorMap]:

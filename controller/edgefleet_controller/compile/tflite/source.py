@@ -6,19 +6,16 @@ import logging
 import re
 from collections.abc import Mapping
 
-import numpy as np
 import onnx
-from onnx import helper, numpy_helper
 
 from edgefleet_controller.compile.fault import one_line
-from edgefleet_controller.compile.onnx_graph import put_nodes, with_shapes
+from edgefleet_controller.compile.onnx_graph import with_plain_constants, with_shapes
 
 logger = logging.getLogger(__name__)
 
 Shapes = Mapping[str, tuple[int, ...]]
 
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./-]*")
-_CONSTANTS = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
 _FUSED = frozenset({"Attention"})
 """What the simplifier makes of plain products and the converter then lacks."""
 MAX_FOLDED_BYTES = "64MB"
@@ -63,22 +60,6 @@ def simplify(model: onnx.ModelProto, *, fuse: bool = True) -> onnx.ModelProto:
 
 def _kinds(model: onnx.ModelProto) -> set[str]:
     return {node.op_type for node in model.graph.node}
-
-
-def with_plain_constants(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return the model with Constant nodes of scalars and lists as initializers: converters know tensors only."""
-    made = onnx.ModelProto()
-    made.CopyFrom(model)
-    kept = []
-    for node in made.graph.node:
-        kind = node.attribute[0].name if node.op_type == "Constant" and node.attribute else ""
-        if kind in _CONSTANTS:
-            value = np.asarray(helper.get_attribute_value(node.attribute[0]), dtype=_CONSTANTS[kind])
-            made.graph.initializer.append(numpy_helper.from_array(value, node.output[0]))
-        else:
-            kept.append(node)
-    put_nodes(made.graph, kept)
-    return made
 
 
 def folded(model: onnx.ModelProto) -> onnx.ModelProto:

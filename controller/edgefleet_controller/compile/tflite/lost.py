@@ -1,0 +1,113 @@
+"""Outputs the converter leaves without a producer: it drops a Transpose and keeps its result alone, or the reverse."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import permutations
+
+import numpy as np
+import onnx
+
+from edgefleet_controller.compile.npz import Array
+from edgefleet_controller.compile.tflite import flatbuffer
+from edgefleet_controller.compile.tflite.flatbuffer import FlatObject
+from edgefleet_controller.compile.tflite.layout import Axes
+
+
+def outputs(data: bytes) -> tuple[str, ...]:
+    """Return the names of outputs that no operator writes, and that are neither inputs nor constants."""
+    model = flatbuffer.read(data)
+    graph = model.subgraphs[0]
+    made = _written(graph)
+    return tuple(
+        flatbuffer.text(graph.tensors[index].name)
+        for index in map(int, graph.outputs)
+        if index not in made and not _is_constant(model, index)
+    )
+
+
+def relatives(model: onnx.ModelProto, name: str) -> frozenset[str]:
+    """Return the tensors of a graph that hold the same elements as one of it: over Transpose and Identity nodes."""
+    seen, pending = {name}, [name]
+    while pending:
+        here = pending.pop()
+        for node in model.graph.node:
+            if node.op_type in {"Transpose", "Identity"} and here in (node.input[0], node.output[0]):
+                new = {node.input[0], node.output[0]} - seen
+                seen |= new
+                pending += new
+    return frozenset(seen - {name})
+
+
+def candidates(data: bytes, output: Array) -> dict[str, int]:
+    """Return the tensors a file writes that may hold a lost output's elements in another order: name → index."""
+    graph = flatbuffer.read(data).subgraphs[0]
+    return {
+        flatbuffer.text(tensor.name): index
+        for index in _written(graph)
+        if (tensor := graph.tensors[index]) is not None
+        and flatbuffer.type_names()[tensor.type] == output.dtype.name
+        and sorted(map(int, () if tensor.shape is None else tensor.shape)) == sorted(output.shape)
+    }
+
+
+def orders(given: Sequence[int], wanted: Sequence[int]) -> Iterator[Axes]:
+    """Yield the orders of axes that turn one shape into another."""
+    for axes in permutations(range(len(given))):
+        if [given[axis] for axis in axes] == list(wanted):
+            yield axes
+
+
+def showing(data: bytes, places: Mapping[str, int]) -> bytes:
+    """Return the file with these tensors as its outputs."""
+    model = flatbuffer.read(data)
+    model.subgraphs[0].outputs = np.asarray(list(places.values()), dtype=np.int32)
+    model.signatureDefs = None
+    return flatbuffer.write(model)
+
+
+def with_transpose(data: bytes, name: str, source: int, axes: Axes) -> bytes:
+    """Return the file with an output written by a Transpose of another tensor, given by its index."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = flatbuffer.read(data)
+    graph = model.subgraphs[0]
+    target = next(index for index in map(int, graph.outputs) if flatbuffer.text(graph.tensors[index].name) == name)
+    tensor = graph.tensors[target]
+    tensor.shape = np.asarray([graph.tensors[source].shape[axis] for axis in axes], dtype=np.int32)
+    tensor.shapeSignature = None
+    graph.operators.insert(_written(graph)[source] + 1, _transpose(model, schema, source, target, axes))
+    return flatbuffer.write(model)
+
+
+def _transpose(model: FlatObject, schema: FlatObject, source: int, target: int, axes: Axes) -> FlatObject:
+    graph = model.subgraphs[0]
+    buffer, order, code, operator = schema.BufferT(), schema.TensorT(), schema.OperatorCodeT(), schema.OperatorT()
+    buffer.data = np.frombuffer(np.asarray(axes, dtype=np.int32).tobytes(), dtype=np.uint8)
+    model.buffers.append(buffer)
+    order.name = f"{flatbuffer.text(graph.tensors[target].name)}_axes"
+    order.shape, order.type = np.asarray([len(axes)], dtype=np.int32), schema.TensorType.INT32
+    order.buffer = len(model.buffers) - 1
+    graph.tensors.append(order)
+    code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.TRANSPOSE
+    code.version = 1
+    model.operatorCodes.append(code)
+    operator.opcodeIndex = len(model.operatorCodes) - 1
+    operator.inputs = np.asarray([source, len(graph.tensors) - 1], dtype=np.int32)
+    operator.outputs = np.asarray([target], dtype=np.int32)
+    operator.builtinOptionsType = schema.BuiltinOptions.TransposeOptions
+    operator.builtinOptions = schema.TransposeOptionsT()
+    return operator
+
+
+def _written(graph: FlatObject) -> dict[int, int]:
+    """Return the tensors that hold something when an operator is done: index → its place; -1 for inputs."""
+    made = {int(index): -1 for index in graph.inputs}
+    for place, operator in enumerate(graph.operators or ()):
+        made |= dict.fromkeys(map(int, operator.outputs), place)
+    return made
+
+
+def _is_constant(model: FlatObject, index: int) -> bool:
+    data = model.buffers[model.subgraphs[0].tensors[index].buffer].data
+    return data is not None and len(data) > 0
