@@ -34,6 +34,7 @@ class SimulatedMeter:
 
     name = "simulated meter"
     refresh_s = STEP_S
+    simulated = True
 
     def __init__(self, power_w: Callable[[float], float] = lambda _: 0.0, volts: float = 5.0) -> None:
         self._power_w = power_w

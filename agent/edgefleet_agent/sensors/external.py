@@ -80,8 +80,19 @@ class ExternalMeter(Protocol):
         """Return the latest figures."""
 
 
+SIMULATED = "the meter is simulated: its figures are made, not measured"
+
+
+def is_simulated(meter: ExternalMeter) -> bool:
+    """Tell whether a meter says of itself, by an attribute `simulated`, that it measures nothing."""
+    return getattr(meter, "simulated", False) is True
+
+
 def meter_total(meter: ExternalMeter) -> Total:
-    """Return a meter on the device's input as the device's total: a counter of joules."""
+    """Return a meter on the device's input as the device's total: a counter of joules.
+
+    What a simulated meter tells is `modelled`, whatever it is called.
+    """
 
     def read() -> float:
         energy_j: object = meter.get_statistics().energy_j
@@ -100,7 +111,9 @@ def meter_total(meter: ExternalMeter) -> Total:
         feeds="everything behind the meter",
         refresh_s=meter.refresh_s,
     )
-    return Total((rail,), "device", "the meter sits in the device's input", None)
+    simulated = is_simulated(meter)
+    reason = SIMULATED if simulated else None
+    return Total((rail,), "device", "the meter sits in the device's input", None, modelled=simulated, reason=reason)
 
 
 @contextmanager
@@ -183,6 +196,7 @@ class _BoundedMeter:
     def __init__(self, meter: ExternalMeter, thread: _OwnThread, limit_s: float) -> None:
         self._meter, self._thread, self._limit_s = meter, thread, limit_s
         self.name, self.refresh_s = meter.name[:128], float(meter.refresh_s)
+        self.simulated = is_simulated(meter)
 
     def start(self) -> None:
         """Begin to add up charge and energy. Raises SensorFileError, as every method."""

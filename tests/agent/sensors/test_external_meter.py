@@ -49,7 +49,8 @@ def energy_by(reference: str | None) -> EnergyResult:
 
 def test_the_meter_that_is_shipped_gives_a_trial_its_energy() -> None:
     found = energy_by("edgefleet_hil.meter:worker_meter")
-    assert (found.status, found.reason) == (EnergyStatus.MEASURED, None)
+    assert found.status is EnergyStatus.MODELLED
+    assert found.reason == "the meter is simulated: its figures are made, not measured"
     assert found.sensor == "external meter simulated meter (3 W, and 5 W while this process computes)"
     assert found.load_w is not None
     assert 3.0 < found.load_w <= 8.5
@@ -67,12 +68,24 @@ def test_a_worker_loads_the_meter_its_agent_was_given(
     assert isinstance(answer, QualifyAnswer)
     energy = answer.trial.energy
     assert energy is not None
-    assert energy.status is EnergyStatus.MEASURED, energy.reason
+    assert energy.status is EnergyStatus.MODELLED, energy.reason
     assert energy.rails == ("simulated meter (3 W, and 5 W while this process computes)",)
 
 
 def test_without_a_meter_the_devices_own_sensors_are_asked() -> None:
     assert energy_by(None).reason == "no power sensor on this device"
+
+
+class Bench(WorkerMeter):
+    """Stands for a meter that is there: it does not say that it is simulated."""
+
+    name = "a bench supply"
+    simulated = False
+
+
+def test_a_meter_that_measures_gives_measured_energy(offer: Offer) -> None:
+    found = energy_by(offer(Bench))
+    assert (found.status, found.reason, found.sensor) == (EnergyStatus.MEASURED, None, "external meter a bench supply")
 
 
 class Stopped(WorkerMeter):
@@ -91,7 +104,7 @@ class Stopped(WorkerMeter):
 
 def test_a_meter_is_started_and_stopped_again(offer: Offer) -> None:
     Stopped.said.clear()
-    assert energy_by(offer(Stopped)).status is EnergyStatus.MEASURED
+    assert energy_by(offer(Stopped)).status is EnergyStatus.MODELLED
     assert Stopped.said == ["start", "stop"]
 
 
