@@ -50,7 +50,7 @@ _ORT_REFUSED: Mapping[str, str] = {
 _TFLITE_TAKES: Mapping[str, tuple[str, ...]] = {
     "gpu": ("fp32", "fp16"),
     "nnapi": ("fp16", "int8"),
-    "coreml": ("fp16", "int8"),
+    "coreml": ("fp32", "fp16"),
     "edgetpu": ("int8",),
 }
 _TFLITE_REFUSED: Mapping[str, str] = {

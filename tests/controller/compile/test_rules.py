@@ -30,6 +30,7 @@ def test_what_this_version_builds_has_no_reason_against_it(variant: str) -> None
     ("variant", "words"),
     [
         ("tflite/gpu/int8", "tflite/gpu is built in fp32 and fp16 only, not int8"),
+        ("tflite/coreml/int8", "tflite/coreml is built in fp32 and fp16 only, not int8"),
         ("tensorrt/dla/fp32", "DLA computes in fp16 and int8 only"),
         ("ort/coreml/int8", "takes no QuantizeLinear"),
         ("ort/qnn/fp32", "has no float32"),

@@ -153,7 +153,7 @@ def test_a_delegate_without_integers_takes_nothing_of_an_int8_file(build: Build,
     said = coverage.coverage_of(tmp_path / "out.tflite", "tflite/coreml")
     assert said is not None
     assert said.counts["accelerator"] == 0
-    assert coverage.coverage_of(tmp_path / "out.tflite", "tflite/nnapi") is None
+    assert coverage.coverage_of(tmp_path / "out.tflite", "tflite/external") is None
 
 
 def test_int8_dynamic_without_anything_to_quantise_is_unsupported(build: Build) -> None:
