@@ -33,7 +33,7 @@ _NAME = r"[A-Za-z0-9_]{1,32}(?:\.[A-Za-z0-9_]{1,32}){0,4}"
 _SHAPE = rf"{_NAME}:\d{{1,6}}(?:x\d{{1,6}}){{0,7}}"
 _SHAPES = rf"{_SHAPE}(?:,{_SHAPE}){{0,7}}"
 _EXCLUDED = r"[A-Za-z0-9]{1,32}(?:,[A-Za-z0-9]{1,32}){0,15}"
-_DEVICE = r"(?:CPU|GPU|NPU)(?:\.\d)?"
+_DEVICE = r"(?:CPU|(?:GPU|NPU)(?:\.\d)?)"
 _DEVICES = rf"AUTO|{_DEVICE}|(?:AUTO|HETERO|MULTI):{_DEVICE}(?:,{_DEVICE}){{0,7}}"
 _PERFORMANCE = (
     "burst|balanced|default|high_performance|high_power_saver|low_balanced|extreme_power_saver|low_power_saver|"
@@ -132,7 +132,8 @@ Names and values as the providers' own code reads them (ONNX Runtime's sources a
 2026-03), without those that name files or libraries, hold addresses, only write diagnostics, or need what the agent
 does not do (`enable_cuda_graph` wants bound buffers). Each name is in the library of onnxruntime-gpu 1.31.1 (CUDA,
 TensorRT), onnxruntime-openvino 1.24.1, onnxruntime-qnn 2.7.0 or onnxruntime 1.32.0 for macOS (Core ML). Left out:
-OpenVINO's `disable_dynamic_shapes`, which its code reads and then overwrites. None was tried on its hardware by us.
+OpenVINO's `disable_dynamic_shapes`, which its code reads and then overwrites. OpenVINO's ran on its CPU device (1.24.1,
+x86_64; not its precision FP16, which a GPU takes); no other was tried on its hardware by us.
 """
 
 BUILD_OPTIONS: Mapping[str, Mapping[str, str]] = {"tensorrt-rtx/gpu": {"sm": r"\d{2,3}(?:,\d{2,3}){0,15}"}}

@@ -74,6 +74,7 @@ def test_no_value_that_is_let_through_holds_a_path_or_a_command(value: str, targ
         ("ort/tensorrt", {"trt_profile_min_shapes": "input"}, "allowed: inputs with sizes, as input:1x3x224x224"),
         ("ort/openvino", {"device_type": "TPU"}, "allowed: CPU, GPU, NPU"),
         ("ort/openvino", {"device_type": "HETERO:"}, "allowed: CPU, GPU, NPU"),
+        ("ort/openvino", {"device_type": "CPU.0"}, "allowed: CPU, GPU, NPU"),
         ("ort/openvino", {"disable_dynamic_shapes": "true"}, "takes no option 'disable_dynamic_shapes'"),
         ("ort/openvino", {"device_type": "CPU", "precision": "FP16"}, "CPU takes precision FP32 or ACCURACY, not FP16"),
         ("ort/openvino", {"device_type": "NPU.1", "precision": "FP32"}, "NPU takes precision FP16 or ACCURACY"),
