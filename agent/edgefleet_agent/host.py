@@ -19,7 +19,12 @@ _MAX_CPUINFO_CHARS = 256 * 1024
 
 @cache
 def agent_version() -> str:
-    """Return the version of the installed distribution."""
+    """Return the version of the distribution this process runs: what was installed when it first asked."""
+    return installed_version()
+
+
+def installed_version() -> str:
+    """Return the version of the distribution that is installed now, which a process started now runs."""
     try:
         return metadata.version("edgefleet")
     except metadata.PackageNotFoundError:

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgefleet_agent import probe
+from edgefleet_agent import host, probe
 from edgefleet_agent.jobs import JobDeath, run_job
 from edgefleet_agent.samples import load_arrays
 from edgefleet_contract.artifact import InputTransform
-from edgefleet_contract.child import ChildEnd, ChildLimits
+from edgefleet_contract.child import ChildEnd, ChildLimits, ChildOutcome
 from edgefleet_contract.evidence import ParityVerdict, Verdict
 from edgefleet_contract.job import (
     BenchAnswer,
@@ -154,6 +154,43 @@ def test_a_model_that_takes_its_worker_down_is_a_death_with_a_verdict(
     assert isinstance(death, JobDeath)
     assert (death.outcome.end, death.verdict) == (end, verdict)
     assert death.reason.startswith("the worker ")
+
+
+@pytest.mark.parametrize(
+    ("answer", "word"),
+    [
+        (b'{"kind": "bench", "of_a_later_version": 1}', "answered garbage"),
+        (b'{"kind": "error", "family": "internal", "reason": "latency.cpus: extra"}', "did not do its job"),
+        (None, "exited with code 1"),
+    ],
+)
+def test_an_upgrade_under_a_running_agent_is_no_fault_of_the_artifact(
+    monkeypatch: pytest.MonkeyPatch, digit_model: Path, answer: bytes | None, word: str
+) -> None:
+    end = ChildEnd.EXITED if answer is None else ChildEnd.ANSWERED
+    outcome = ChildOutcome(end, answer, "exited with code 1", "", 0.1)
+    monkeypatch.setattr("edgefleet_agent.jobs.run_child", lambda *_, **__: outcome)
+    job = InspectJob(model=str(digit_model), variant="ort/cpu/fp32")
+    alike = run_job(job, LIMITS)
+    assert not (isinstance(alike, JobDeath) and alike.verdict is Verdict.UNSUPPORTED)
+    monkeypatch.setattr("edgefleet_agent.host.installed_version", lambda: "9.0")
+    found = run_job(job, LIMITS)
+    assert isinstance(found, JobDeath)
+    assert found.verdict is Verdict.UNSUPPORTED
+    assert found.reason.startswith("edgefleet 9.0 was installed while ")
+    assert "restart the agent" in found.reason
+    assert word in found.reason
+
+
+def test_a_crash_after_an_upgrade_is_still_a_crash(
+    monkeypatch: pytest.MonkeyPatch, make_artifact: MakeArtifact
+) -> None:
+    host.agent_version()  # kept from then on
+    monkeypatch.setattr("edgefleet_agent.host.installed_version", lambda: "9.0")
+    folder = make_artifact(variant="misbehave/segv/fp32")
+    death = run_job(QualifyJob(artifact_dir=str(folder), test_runtimes=True), LIMITS)
+    assert isinstance(death, JobDeath)
+    assert death.verdict is Verdict.CRASHED
 
 
 @pytest.mark.parametrize(
