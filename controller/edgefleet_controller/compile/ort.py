@@ -135,9 +135,11 @@ def _int8_dynamic(request: BuildRequest, model: onnx.ModelProto, inputs: Inputs)
 
     out = Path(request.work_dir, "dynamic.onnx")
     with calibrate.quantisation_faults():
+        prepared = calibrate.prepare(Path(request.source), Path(request.work_dir))
         quantize_dynamic(
-            calibrate.prepare(Path(request.source), Path(request.work_dir)),
+            prepared,
             out,
+            nodes_to_exclude=_standard_attention(onnx.load(prepared)),
             op_types_to_quantize=list(DYNAMIC_OPERATORS),
             per_channel=True,
             reduce_range=True,  # for the reason given in `calibrate`
@@ -153,6 +155,15 @@ def _int8_dynamic(request: BuildRequest, model: onnx.ModelProto, inputs: Inputs)
             family="unsupported",
         )
     return made, {"weights": "int8 per channel, 7 bits", "quantised_nodes_n": quantised_n, **_tables(made)}
+
+
+def _standard_attention(model: onnx.ModelProto) -> list[str]:
+    """Return the nodes of ONNX's own Attention: the quantiser takes them for ONNX Runtime's, whose inputs differ."""
+    return [
+        node.name
+        for node in onnx_graph.all_nodes(model.graph)
+        if node.op_type == "Attention" and node.domain in onnx_graph.STANDARD_DOMAINS
+    ]
 
 
 _MAKERS: Mapping[str, Callable[[BuildRequest, onnx.ModelProto, Inputs], Made]] = {

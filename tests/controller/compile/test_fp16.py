@@ -150,3 +150,17 @@ def test_a_model_whose_every_node_overflows_is_refused_with_a_node_and_its_value
     source = quantised.model_of(nodes, {"x": ["n", 8]}, {"y": ["n", 8]}, [quantised.tensor("w", np.eye(8) * 1e6)])
     with pytest.raises(CompileFaultError, match=r"all of its weights stay float32.*'product', y reaches"):
         ort.build(quantised.request_for(tmp_path, source, "ort/cpu/fp16", {"x": samples()}))
+
+
+def test_a_scatter_that_adds_stays_in_float32_as_no_kernel_does_it_in_half(quantised: Any, tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node(
+            "Constant", [], ["rows"], value=onnx.numpy_helper.from_array(np.zeros((1, 8), dtype=np.int64))
+        ),
+        helper.make_node("MatMul", ["x", "w"], ["a"], name="product"),
+        helper.make_node("ScatterElements", ["a", "rows", "x"], ["b"], name="scatter", axis=0, reduction="add"),
+        helper.make_node("MatMul", ["b", "w"], ["y"], name="last"),
+    ]
+    source = quantised.model_of(nodes, {"x": [1, 8]}, {"y": [1, 8]}, [quantised.tensor("w", np.eye(8))])
+    answer = ort.build(quantised.request_for(tmp_path, source, "ort/cpu/fp16", {"x": samples()}))
+    assert answer.options["kept_fp32"] == "scatter: ScatterElements has no half kernel that combines"

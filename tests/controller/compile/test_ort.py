@@ -190,3 +190,24 @@ def test_notes_do_not_change_the_bytes(build: Build) -> None:
     plain = convolutions()
     plain.ClearField("doc_string")
     assert build(plain, "ort/cpu/fp32")[0] == build(convolutions(), "ort/cpu/fp32")[0]
+
+
+def test_attention_of_the_standard_is_not_quantised_as_the_runtimes_own(build: Build) -> None:
+    nodes = [
+        helper.make_node("GlobalAveragePool", ["image"], ["mean"]),
+        helper.make_node("Attention", ["mean", "mean", "mean"], ["mixed"], name="attention"),
+        helper.make_node("MatMul", ["image", "weights"], ["products"]),
+        helper.make_node("Add", ["products", "mixed"], ["y"]),
+    ]
+    weights = numpy_helper.from_array(np.random.default_rng(0).normal(size=(8, 8)).astype(np.float32), "weights")
+    graph = helper.make_graph(
+        nodes,
+        "attention",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 4, 8, 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 4, 8, 8])],
+        [weights],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=11)
+    made, answer = build(model, "ort/cpu/int8-dynamic")
+    assert "Attention" in {node.op_type for node in made.graph.node}
+    assert answer.options["quantised_nodes_n"] == 1

@@ -104,11 +104,45 @@ def with_names_of(data: bytes, original: bytes) -> bytes:
     The quantiser names the tensors it puts at the edges after the inner ones, which keep the names callers know.
     """
     made, before = read(data), read(original)
+    _give_floats(made, before)
     graph, names = made.subgraphs[0], before.subgraphs[0]
     for places, wanted in ((graph.inputs, names.inputs), (graph.outputs, names.outputs)):
         for place, original_place in zip(places, wanted, strict=True):
             _rename(graph.tensors, int(place), text(names.tensors[original_place].name))
     return write(made)
+
+
+def _give_floats(made: FlatObject, before: FlatObject) -> None:
+    """Let outputs that were float be float: where other operators read one too, the quantiser may give the integers."""
+    graph, types = made.subgraphs[0], [before.subgraphs[0].tensors[place].type for place in before.subgraphs[0].outputs]
+    outputs = [int(index) for index in graph.outputs]
+    for place, wanted in enumerate(types):
+        if graph.tensors[outputs[place]].type != wanted:
+            outputs[place] = _unquantised(made, outputs[place], wanted)
+    for signature in made.signatureDefs or ():
+        moved = dict(zip(map(int, graph.outputs), outputs, strict=True))
+        for edge in signature.outputs or ():
+            edge.tensorIndex = moved.get(int(edge.tensorIndex), edge.tensorIndex)
+    graph.outputs = np.asarray(outputs, dtype=np.int32)
+
+
+def _unquantised(made: FlatObject, index: int, wanted: int) -> int:
+    """Return the tensor of the wanted type that a tensor was quantised from, or is dequantised into; else itself."""
+    graph = made.subgraphs[0]
+    steps = [
+        (operator_type(made, op), int(op.inputs[0]), int(op.outputs[0])) for op in graph.operators if len(op.inputs)
+    ]
+    chain = [index]
+    while (
+        maker := next((read for kind, read, out in steps if kind == "QUANTIZE" and out == chain[-1]), None)
+    ) is not None:
+        chain.append(maker)
+    if graph.tensors[chain[-1]].type == wanted:
+        return chain[-1]
+    found = [
+        out for kind, read, out in steps if kind == "DEQUANTIZE" and read in chain and graph.tensors[out].type == wanted
+    ]
+    return found[0] if found else index
 
 
 def _rename(tensors: list[FlatObject], place: int, name: str) -> None:

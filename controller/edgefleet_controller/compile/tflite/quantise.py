@@ -15,7 +15,7 @@ import numpy as np
 
 from edgefleet_controller.compile.fault import one_line
 from edgefleet_controller.compile.npz import Arrays
-from edgefleet_controller.compile.tflite import flatbuffer, graph, versions
+from edgefleet_controller.compile.tflite import flatbuffer, graph, masks, versions
 from edgefleet_controller.compile.tflite.quiet import quiet
 
 logger = logging.getLogger(__name__)
@@ -65,7 +65,10 @@ def static(data: bytes, feeds: Sequence[Arrays], *, activation_bits: int, float_
     content = graph.read(data)
     is_transformer = any(op.type in {"BATCH_MATMUL", "DIV"} for op in content.operators)  # or has norms as they do
     with _faults(), quiet():
-        widest, smoothed = (_ranges(data, recipe, feeds, widest=each) for each in (True, False))
+        widest = _ranges(data, recipe, feeds, widest=True)
+        masked = masks.bounded(data, widest)
+        widest = widest if masked is data else _ranges(masked, recipe, feeds, widest=True)
+        data, smoothed = masked, _ranges(masked, recipe, feeds, widest=False)
         outputs = graph.output_chain(content)
         roomy = widened(widest, outputs)
         of_outputs = {name: found for name, found in roomy.items() if name in outputs}
@@ -73,7 +76,11 @@ def static(data: bytes, feeds: Sequence[Arrays], *, activation_bits: int, float_
         made = {name: _export(data, recipe, ranges) for name, ranges in each.items()}
         if float_sums and is_transformer:
             made["minmax-products"] = _export(data, _static_recipe(activation_bits, float_sums=True), roomy)
-        return {name: versions.stamp(file) for name, file in made.items()}
+        usable = {name: versions.stamp(file) for name, file in made.items() if masks.too_wide(file) is None}
+        if not usable:
+            wide = masks.too_wide(made["minmax"])
+            raise QuantisationError(f"the values of {wide!r} are too large for one scale of {activation_bits} bits")
+        return usable
 
 
 def widened(ranges: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
