@@ -12,7 +12,7 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 
 from edgefleet_contract.coverage import Coverage, CoverageSource, Placed
-from edgefleet_controller.compile.tflite import coverage, flatbuffer
+from edgefleet_controller.compile.tflite import coverage, flatbuffer, graph, partition
 
 GPU, COREML, NNAPI = "tflite/gpu", "tflite/coreml", "tflite/nnapi"
 IMAGE = (1, 8, 8, 4)
@@ -43,9 +43,9 @@ def written(tensors: Mapping[str, T], operators: Sequence[O]) -> bytes:
     """Return a TFLite file."""
     types = {name: value for value, name in flatbuffer.type_names().items()}
     codes = {name: value for value, name in flatbuffer.operator_names().items()}
-    model, graph = schema.ModelT(), schema.SubGraphT()
+    model, made_graph = schema.ModelT(), schema.SubGraphT()
     model.version, model.buffers, model.operatorCodes = 3, [schema.BufferT()], []
-    graph.tensors, graph.operators, graph.inputs, graph.outputs = [], [], [], []
+    made_graph.tensors, made_graph.operators, made_graph.inputs, made_graph.outputs = [], [], [], []
     for name, each in tensors.items():
         tensor = schema.TensorT()
         tensor.name, tensor.shape, tensor.type, tensor.buffer = name, list(each.shape), types[each.dtype], 0
@@ -57,7 +57,7 @@ def written(tensors: Mapping[str, T], operators: Sequence[O]) -> bytes:
             buffer.data = np.frombuffer(values.tobytes(), np.uint8)
             model.buffers.append(buffer)
             tensor.buffer = len(model.buffers) - 1
-        graph.tensors.append(tensor)
+        made_graph.tensors.append(tensor)
     places = {name: place for place, name in enumerate(tensors)}
     for index, made in enumerate(operators):
         code, operator = schema.OperatorCodeT(), schema.OperatorT()
@@ -69,8 +69,8 @@ def written(tensors: Mapping[str, T], operators: Sequence[O]) -> bytes:
         operator.outputs = [places[name] for name in made.outputs.split()]
         if made.options:
             operator.builtinOptionsType, operator.builtinOptions = options_of(made)
-        graph.operators.append(operator)
-    model.subgraphs = [graph]
+        made_graph.operators.append(operator)
+    model.subgraphs = [made_graph]
     return flatbuffer.write(model)
 
 
@@ -325,6 +325,30 @@ def test_operators_on_the_cpu_cut_the_graph_and_the_delegate_takes_so_many_parts
     covered: Covered, target: str, kinds: str, expected: str
 ) -> None:
     assert places(covered(target, *chain(kinds))) == expected
+
+
+def test_operators_that_keep_state_are_not_run_before_those_ahead_of_them(covered: Covered) -> None:
+    resource, kept = T((), "resource"), T()
+    tensors = {"x": X, "h": resource, "g": resource, "a": kept, "b": Y, "y": Y, "z": Y}
+    operators = [
+        O("RELU", "x", "y"), O("VAR_HANDLE", "", "h"), O("VAR_HANDLE", "", "g"), O("ASSIGN_VARIABLE", "h y", ""),
+        O("READ_VARIABLE", "g", "a"), O("TANH", "a", "b"), O("RELU", "y", "z"),
+    ]  # fmt: skip
+    sets = partition.node_sets(
+        graph.read(written(tensors, operators)).operators,
+        [each.kind in {"RELU", "TANH", "VAR_HANDLE"} for each in operators],
+    )
+    assert [(each.mapped, sorted(each.members)) for each in sets] == [
+        (True, [0, 1, 2, 6]),
+        (False, [3, 4]),
+        (True, [5]),
+    ]
+    sets = partition.node_sets(
+        graph.read(written(tensors, operators)).operators,
+        [each.kind in {"RELU", "TANH", "READ_VARIABLE"} for each in operators],
+    )
+    assert [sorted(each.members) for each in sets if each.mapped] == [[0, 6], [4, 5]]
+    assert [sorted(each.members) for each in sets if not each.mapped] == [[1, 2, 3]]
 
 
 HALF = {

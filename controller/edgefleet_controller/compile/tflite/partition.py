@@ -1,14 +1,19 @@
 """Which operators of a graph an accelerator's delegate gets, once it has said which it could run. Pure.
 
-Source: LiteRT 2.2.0 (145c7523), tflite/graph_info.cc and tflite/delegates/utils.cc.
+Source: LiteRT 2.2.0 (145c7523), tflite/graph_info.cc, OpMightHaveSideEffect in tflite/core/subgraph.cc, and
+tflite/delegates/utils.cc.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edgefleet_controller.compile.tflite.graph import Op, Tensor
+
+_CONTROL = frozenset({"CALL_ONCE", "IF", "WHILE"})
+"""Operators that count as keeping state, beside those that read or write a resource."""
 
 
 @dataclass(frozen=True)
@@ -28,16 +33,21 @@ def node_sets(operators: Sequence[Op], mapped: Sequence[bool]) -> list[NodeSet]:
     """Return the sets an interpreter cuts a graph into, in the order they run.
 
     A set grows while an operator of its kind has all its inputs; the first operator says of which kind the first is.
+    Operators that keep state wait for those before them that do.
     """
     waiting = {tensor.index for op in operators for tensor in op.outputs}
+    stateful = deque(op.index for op in operators if _keeps_state(op))
     left, found, kind = list(operators), list[NodeSet](), bool(mapped) and mapped[0]
     while left:
         grown, rest = [], []
         for op in left:
             ready = not any(each is not None and each.index in waiting for each in op.inputs)
+            ready = ready and (not _keeps_state(op) or stateful[0] == op.index)
             if ready and mapped[op.index] == kind:
                 grown.append(op.index)
                 waiting.difference_update(tensor.index for tensor in op.outputs)
+                if stateful and stateful[0] == op.index:
+                    stateful.popleft()
             else:
                 rest.append(op)
         if not grown and found and not found[-1].members:
@@ -45,6 +55,11 @@ def node_sets(operators: Sequence[Op], mapped: Sequence[bool]) -> list[NodeSet]:
         found.append(NodeSet(kind, frozenset(grown)))
         left, kind = rest, not kind
     return [each for each in found if each.members]
+
+
+def _keeps_state(op: Op) -> bool:
+    tensors = (each for each in (*op.inputs, *op.outputs) if each is not None)
+    return op.type in _CONTROL or any(tensor.dtype == "resource" for tensor in tensors)
 
 
 def largest(sets: Sequence[NodeSet], most_n: int | None, least_operators_n: int) -> frozenset[int]:
