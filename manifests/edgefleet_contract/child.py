@@ -35,6 +35,10 @@ _PARENT_ENV = "EDGEFLEET_PARENT_PID"
 _POLL_S = 0.05
 _CLOSED_POLL_S = 0.005
 """A process ends within milliseconds of its pipes."""
+_FAMILY_EVERY_S = 1.0
+"""What a child started is looked for so often: that reads a file a thread, which each 50 ms would disturb what it
+measures."""
+_MOST_DESCENDANTS = 64
 _READ_BYTES = 65536
 _STDERR_TAIL_BYTES = 8192
 _EXIT_GRACE_S = 10.0
@@ -61,7 +65,7 @@ class ChildLimits:
 
     Attributes:
         timeout_s: wall time from start to answer; the child is killed after it.
-        memory_bytes: resident memory; the child is killed above it.
+        memory_bytes: resident memory of the child and what it started; all are killed above it.
         answer_bytes: the longest answer that is read.
     """
 
@@ -252,9 +256,19 @@ class _Watch:
         if self.pipes.too_long:
             return ChildEnd.GARBAGE, None, f"answered more than {self.limits.answer_bytes} bytes and was killed"
         if (resident := resident_bytes(self.process.pid)) > self.limits.memory_bytes:
-            reason = f"used {resident} bytes of memory, allowed {self.limits.memory_bytes}, and was killed"
-            return ChildEnd.OUT_OF_MEMORY, None, reason
+            return self._out_of_memory(f"used {resident} bytes of memory")
+        if (time.monotonic() - self.started_s) % _FAMILY_EVERY_S < _POLL_S:
+            return self._family_over_its_limit()
         return None
+
+    def _family_over_its_limit(self) -> _End | None:
+        family_bytes = family_memory_bytes(self.process.pid)
+        if family_bytes is None or family_bytes <= self.limits.memory_bytes:
+            return None
+        return self._out_of_memory(f"and what it started used {family_bytes} bytes of memory")
+
+    def _out_of_memory(self, used: str) -> _End:
+        return ChildEnd.OUT_OF_MEMORY, None, f"{used}, allowed {self.limits.memory_bytes}, and was killed"
 
     def _judge(self) -> _End:
         """Return how a child ended that has ended."""
@@ -323,6 +337,40 @@ def resident_bytes(pid: int) -> int:
     try:
         fields = Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()
         return int(fields[1]) * resource.getpagesize()
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def descendants(pid: int) -> tuple[int, ...]:
+    """Return the processes a process started, and those they started; at most 64, none where the kernel does not tell.
+
+    One whose parent has ended is not among them.
+    """
+    found: list[int] = []
+    waiting = [pid]
+    while waiting and len(found) < _MOST_DESCENDANTS:
+        for children in Path(f"/proc/{waiting.pop()}/task").glob("*/children"):
+            with contextlib.suppress(OSError, ValueError):
+                fresh = [int(word) for word in children.read_text(encoding="ascii").split()]
+                found.extend(fresh)
+                waiting.extend(fresh)
+    return tuple(found[:_MOST_DESCENDANTS])
+
+
+def family_memory_bytes(pid: int) -> int | None:
+    """Return the memory of a process and its descendants in bytes, shared pages once; None where it has none."""
+    started = descendants(pid)
+    return sum(map(_proportional_bytes, (pid, *started))) if started else None
+
+
+def _proportional_bytes(pid: int) -> int:
+    """Return a process's memory in bytes, of pages that it shares only its part; 0 where the system does not say.
+
+    A process that forked shares all its pages with the new one until either writes to them.
+    """
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii", errors="replace").splitlines()
+        return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:")), 0)
     except (OSError, ValueError, IndexError):
         return 0
 

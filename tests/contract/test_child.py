@@ -13,7 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from edgefleet_contract.child import ChildEnd, ChildLimits, ChildOutcome, resident_bytes, run_child
+from edgefleet_contract.child import (
+    ChildEnd,
+    ChildLimits,
+    ChildOutcome,
+    descendants,
+    family_memory_bytes,
+    resident_bytes,
+    run_child,
+)
 
 LIMITS = ChildLimits(timeout_s=30.0, memory_bytes=512 * 1024**2)
 
@@ -100,6 +108,50 @@ def test_a_child_that_fills_memory_is_killed_at_its_limit() -> None:
     outcome = outcome_of(body, ChildLimits(timeout_s=30.0, memory_bytes=64 * 1024**2))
     assert outcome.end is ChildEnd.OUT_OF_MEMORY
     assert str(64 * 1024**2) in outcome.reason
+
+
+HOG = """
+if os.fork() == 0:
+    hoard = bytearray(160_000_000)
+    hoard[::4096] = b"x" * len(hoard[::4096])
+    signal.pause()
+os.wait()
+"""
+
+
+def test_memory_of_a_process_that_a_child_started_counts_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgefleet_contract.child._FAMILY_EVERY_S", 0.01)
+    outcome = outcome_of(HOG, ChildLimits(timeout_s=30.0, memory_bytes=128 * 1024**2))
+    assert outcome.end is ChildEnd.OUT_OF_MEMORY
+    assert outcome.reason.startswith("and what it started used ")
+
+
+FORKS = """
+import os, sys
+hoard = bytearray(100_000_000)
+hoard[::4096] = b"x" * len(hoard[::4096])
+if os.fork():
+    print("up", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_memory_that_a_fork_shares_counts_once() -> None:
+    argv = [sys.executable, "-c", FORKS]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"up\n"
+        assert len(descendants(process.pid)) == 1
+        family_bytes, own_bytes = family_memory_bytes(process.pid), resident_bytes(process.pid)
+        assert process.stdin is not None
+        process.stdin.close()
+    assert family_bytes is not None
+    assert 100_000_000 < family_bytes < 1.3 * own_bytes
+
+
+def test_a_process_that_started_none_has_no_family() -> None:
+    with subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE) as process:
+        assert family_memory_bytes(process.pid) is None
 
 
 def test_one_huge_allocation_is_out_of_memory_and_not_a_crash() -> None:
