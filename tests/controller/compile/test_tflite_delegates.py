@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -385,6 +386,18 @@ def test_the_gpu_compares_only_where_one_operator_makes_numbers_of_it(
     covered: Covered, operators: list[O], expected: str
 ) -> None:
     assert places(covered(GPU, BOOLS, operators)) == expected
+
+
+@pytest.mark.parametrize("target", [GPU, COREML, NNAPI])
+def test_no_operator_is_so_odd_that_the_tables_cannot_say_something(target: str) -> None:
+    for shape, dtype, data in itertools.product(
+        [(), (1,), (2, 2, 2, 2)], ["int32", "float32"], [None, b"\0" * 4, b"\0" * 5]
+    ):
+        tensor, made = graph.Tensor(0, "x", shape, dtype, data), graph.Tensor(1, "y", shape, dtype)
+        for kind, inputs_n, outputs in itertools.product(flatbuffer.operator_names().values(), range(5), [(), (made,)]):
+            operator = graph.Op(0, kind, (tensor,) * inputs_n, outputs)
+            found = coverage.coverage_of_graph(graph.Graph((operator,), frozenset(), frozenset()), target)
+            assert len(found.operators) == 1
 
 
 def test_an_operator_that_stands_alone_is_left_by_core_ml_and_told_so(covered: Covered) -> None:

@@ -166,6 +166,8 @@ def _why_not(op: Op, operators: Sequence[Op], delegate: Delegate) -> str | None:
     kind = delegate.kinds.get(op.type)
     if kind is None:
         return f"the delegate has no {op.type}"
+    if not op.inputs or not op.outputs:
+        return "it has no input or no output"
     near = delegate.near(op, operators) if delegate.near is not None else None
     rules = kind.rules if delegate.types is None else (*kind.rules, delegate.types)
     return delegate_rules.too_new(op, kind) or delegate_rules.first(rules, op) or near

@@ -148,7 +148,7 @@ def _cast(op: Op) -> str | None:
 
 def _runtime_groups(op: Op) -> str | None:
     source, weights = op.input(0), op.input(1)
-    if source is None or weights is None or weights.is_constant or source.shape[-1] == weights.shape[-1]:
+    if source is None or weights is None or weights.is_constant or source.shape[-1:] == weights.shape[-1:]:
         return None
     return "its weights are computed at run time and in groups"
 

@@ -54,9 +54,9 @@ class Tensor:
         return all(size >= 0 for size in self.signature)
 
     def values(self) -> Array | None:
-        """Return a constant's values; None where it is none, or of a type numpy lacks."""
+        """Return a constant's values; None where it is none, of a type numpy lacks, or cut short."""
         dtype = _NUMPY.get(self.dtype)
-        if self.data is None or dtype is None:
+        if self.data is None or dtype is None or len(self.data) % np.dtype(dtype).itemsize:
             return None
         values: Array = np.frombuffer(self.data, dtype=dtype)
         return values.reshape(self.shape) if values.size == int(np.prod(self.shape)) else values

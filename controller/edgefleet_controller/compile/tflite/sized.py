@@ -46,7 +46,7 @@ def first_open(operators: Sequence[Op]) -> Tensor | None:
         if text is not None:
             return text
         places = _GIVES_SIZES.get(op.type, ())
-        if any(not _is_known(op.input(place), known) for place in places):
+        if op.outputs and any(not _is_known(op.input(place), known) for place in places):
             return op.outputs[0]
         early = op.type in _KNOWN_EARLY or (
             op.type in _KEEPS_KNOWN and all(_is_known(each, known) for each in op.inputs)
