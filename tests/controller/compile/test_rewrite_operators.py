@@ -218,3 +218,20 @@ def test_operators_of_classical_learning() -> None:
     require_same(model_of("Binarizer", {"x": x}, {}, ("x",), threshold=0.25, **ml), {"x": x}, "threshold-compared")
     picked = model_of("ArrayFeatureExtractor", {"x": x}, {"i": np.asarray([2, 0])}, ("x", "i"), **ml)
     require_same(picked, {"x": x}, "features-gathered")
+
+
+@SOME
+@given(SEEDS, SIZES)
+def test_fmod_keeps_the_dividends_sign_and_never_gives_a_whole_divisor(seed: int, size: int) -> None:
+    values = np.random.default_rng(seed)
+    left = values.integers(-9, 10, size=(3, size)).astype(np.float32) * np.float32(0.7)
+    right = np.where(values.random((3, size)) < 0.5, np.float32(-0.7), np.float32(0.3)).astype(np.float32)
+    feeds = {"x": left, "y": right}
+    model = model_of("Mod", feeds, {}, ("x", "y"), fmod=1)
+    rewritten, names = library.apply(model, ())
+    assert names == ("fmod-by-truncation",)
+    got = session.Session(rewritten.SerializeToString()).run(feeds)[0]
+    wanted = np.fmod(left, right)
+    far = np.abs(got - wanted) > 1e-5  # at a multiple of the divisor the quotient's rounding decides, there and here
+    np.testing.assert_allclose(np.abs(got - wanted)[far], np.abs(right)[far], atol=1e-5)
+    assert np.all(got * left >= 0)

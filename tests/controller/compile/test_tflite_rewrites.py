@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper, parser
 
 from edgefleet_controller.compile import session
 from edgefleet_controller.compile.rewrite import functions, library
-from edgefleet_controller.compile.tflite import source
+from edgefleet_controller.compile.tflite import floating, source
 
 GENERATOR = np.random.default_rng(5)
 F32 = TensorProto.FLOAT
@@ -215,3 +215,25 @@ def test_only_what_was_asked_for_is_rewritten() -> None:
     model = CASES["L1 normalisation"]()
     assert library.apply(model, ["Conv"])[1] == ()
     assert library.apply(model, ["LpNormalization"])[1] == ("lp-normalization-decomposed",)
+
+
+@pytest.mark.parametrize("sizes", [(8, 8, 8), (8, 6, 8), (6, 8, 8)])
+def test_a_slice_behind_a_transpose_is_right_where_channels_are_as_many_as_rows_or_columns(
+    sizes: tuple[int, int, int],
+) -> None:
+    rows, columns, channels = sizes
+    generator = np.random.default_rng(0)
+    model = parser.parse_model(
+        f'<ir_version: 8, opset_import: ["" : 17]> g (float[1, 3, {rows}, {columns}] x) => (float r) {{'
+        " y = Conv <pads = [1, 1, 1, 1]> (x, w) z = Transpose <perm = [0, 2, 3, 1]> (y)"
+        " a = Slice (z, one, end, one) b = Slice (z, zero, one, one) r = Concat <axis = 1> (a, b) }"
+    )
+    model.graph.output[0].type.CopyFrom(
+        helper.make_tensor_value_info("r", onnx.TensorProto.FLOAT, [1, rows, columns, channels]).type
+    )
+    weights = {"w": generator.normal(size=(channels, 3, 3, 3)).astype(np.float32)}
+    weights |= {name: np.asarray([value]) for name, value in (("one", 1), ("zero", 0), ("end", rows))}
+    model.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in weights.items())
+    feeds = [{"x": generator.normal(size=(1, 3, rows, columns)).astype(np.float32)} for _ in range(2)]
+    made = floating.make(model, feeds)
+    assert made.rewrites == ("slice-gathered x2",)

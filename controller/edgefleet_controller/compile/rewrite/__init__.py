@@ -33,6 +33,9 @@ def for_tflite(
         if names and data not in seen:
             seen.add(data)
             yield names, made
+    last, more = library.apply(made, (), library.LAST_RULES)
+    if more:
+        yield (*names, *more), fold(last)
 
 
 def _rewritten(

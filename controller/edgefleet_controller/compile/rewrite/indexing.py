@@ -11,12 +11,19 @@ from edgefleet_controller.compile.rewrite.graph import Builder, attribute, given
 
 def backward_slice(node: onnx.NodeProto, builder: Builder) -> bool:
     """Slice with a negative step: what it picks along each axis."""
+    steps = builder.value(given(node, 4) or "")
+    return steps is not None and bool(np.any(steps < 0)) and gathered_slice(node, builder)
+
+
+def gathered_slice(node: onnx.NodeProto, builder: Builder) -> bool:
+    """Any Slice of constant bounds: what it picks along each axis."""
     shape = builder.shape(node.input[0])
     starts, ends, axes, steps = (builder.value(given(node, place) or "") for place in range(1, 5))
-    if shape is None or starts is None or ends is None or steps is None or not np.any(steps < 0):
+    if shape is None or starts is None or ends is None:
         return False
-    if given(node, 3) and axes is None:
+    if (given(node, 3) and axes is None) or (given(node, 4) and steps is None):
         return False
+    steps = np.ones_like(starts) if steps is None else steps
     places = range(len(starts)) if axes is None else axes.tolist()
     name = node.input[0]
     for axis, start, end, step in zip(places, starts.tolist(), ends.tolist(), steps.tolist(), strict=True):

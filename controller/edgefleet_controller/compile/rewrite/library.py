@@ -47,6 +47,7 @@ RULES: Mapping[str, tuple[tuple[str, Rule], ...]] = {
     "Mean": (("one-input-removed", simple.one_input),),
     "Min": (("one-input-removed", simple.one_input),),
     "OneHot": (("one-hot-compared", simple.one_hot),),
+    "Mod": (("fmod-by-truncation", simple.truncated_modulo),),
     "Pad": (("wrap-gathered", indexing.wrapped_pad), ("pad-all-axes", simple.pad_axes)),
     "ReduceMax": (("bool-extreme-as-number", simple.bool_extreme),),
     "ReduceMin": (("bool-extreme-as-number", simple.bool_extreme),),
@@ -72,6 +73,11 @@ RULES: Mapping[str, tuple[tuple[str, Rule], ...]] = {
 }
 """Operator, after its domain where that is not ONNX's own → the names of rewrites in records with their rules; the
 first rule that takes a node replaces it."""
+LAST_RULES: Mapping[str, tuple[tuple[str, Rule], ...]] = {
+    "Slice": (("slice-gathered", indexing.gathered_slice),),
+}
+"""The same for operators that convert, but not everywhere: onnx2tf takes a Slice behind a Transpose along the wrong
+axis where channels are as many as rows or columns."""
 INTEGER_RULES: Mapping[str, tuple[tuple[str, Rule], ...]] = {
     "MatMul": (("constant-matmul-as-gemm", simple.constant_product),),
     "ReduceMean": (("spatial-mean-pooled", simple.spatial_mean),),

@@ -133,3 +133,23 @@ def spatial_mean(node: onnx.NodeProto, builder: Builder) -> bool:
         pooled = builder.add("GlobalAveragePool", [node.input[0]])
         builder.add("Reshape", [pooled, builder.constant(list(shape[:2]))], node.output)
     return True
+
+
+def truncated_modulo(node: onnx.NodeProto, builder: Builder) -> bool:
+    """Mod of floats as C's fmod: what is left of the dividend after whole divisors, with the dividend's sign.
+
+    A quotient that rounds up to a whole number takes one divisor too many, which shows in the sign and is given back.
+    """
+    if not attribute(node, "fmod", 0) or builder.dtype(node.input[0]) != "float32":
+        return False
+    left, right = node.input
+    quotient = builder.add("Div", [left, right])
+    whole = builder.add(
+        "Mul", [builder.add("Sign", [quotient]), builder.add("Floor", [builder.add("Abs", [quotient])])]
+    )
+    rest = builder.add("Sub", [left, builder.add("Mul", [whole, right])])
+    zero = builder.constant(0.0, "float32")
+    beyond = builder.add("Less", [builder.add("Mul", [builder.add("Sign", [rest]), builder.add("Sign", [left])]), zero])
+    one = builder.add("Mul", [builder.add("Sign", [left]), builder.add("Abs", [right])])
+    builder.add("Where", [beyond, builder.add("Add", [rest, one]), rest], node.output)
+    return True
