@@ -50,11 +50,11 @@ _ORT_REFUSED: Mapping[str, str] = {
 _TFLITE_TAKES: Mapping[str, tuple[str, ...]] = {
     "gpu": ("fp32", "fp16"),
     "nnapi": ("fp16", "int8"),
-    "coreml": ("fp32", "fp16"),
+    "coreml": ("fp32", "fp16", "int8"),
     "edgetpu": ("int8",),
 }
 _TFLITE_REFUSED: Mapping[str, str] = {
-    f"{engine}/{precision}": f"tflite/{engine} is built in {' and '.join(takes)} only, not {precision}"
+    f"{engine}/{precision}": f"tflite/{engine} is built in {', '.join(takes)} only, not {precision}"
     for engine, takes in _TFLITE_TAKES.items()
     for precision in PRECISIONS
     if precision not in takes

@@ -26,11 +26,16 @@ def test_what_this_version_builds_has_no_reason_against_it(variant: str) -> None
     assert {"onnx", "onnxruntime"} <= set(registry.needs(parse_variant(variant)))
 
 
+@pytest.mark.parametrize("variant", ["tflite/coreml/fp16", "tflite/coreml/int8", "tflite/nnapi/int8", "tflite/gpu/fp16"])
+def test_every_form_of_a_delegates_file_is_built(variant: str) -> None:
+    assert registry.buildable(parse_variant(variant)) is None
+
+
 @pytest.mark.parametrize(
     ("variant", "words"),
     [
-        ("tflite/gpu/int8", "tflite/gpu is built in fp32 and fp16 only, not int8"),
-        ("tflite/coreml/int8", "tflite/coreml is built in fp32 and fp16 only, not int8"),
+        ("tflite/gpu/int8", "tflite/gpu is built in fp32, fp16 only, not int8"),
+        ("tflite/coreml/int8-dynamic", "tflite/coreml is built in fp32, fp16, int8 only, not int8-dynamic"),
         ("tensorrt/dla/fp32", "DLA computes in fp16 and int8 only"),
         ("ort/coreml/int8", "takes no QuantizeLinear"),
         ("ort/qnn/fp32", "has no float32"),
