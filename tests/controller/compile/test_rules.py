@@ -26,7 +26,9 @@ def test_what_this_version_builds_has_no_reason_against_it(variant: str) -> None
     assert {"onnx", "onnxruntime"} <= set(registry.needs(parse_variant(variant)))
 
 
-@pytest.mark.parametrize("variant", ["tflite/coreml/fp16", "tflite/coreml/int8", "tflite/nnapi/int8", "tflite/gpu/fp16"])
+@pytest.mark.parametrize(
+    "variant", ["tflite/coreml/fp16", "tflite/coreml/int8", "tflite/nnapi/int8", "tflite/gpu/fp16"]
+)
 def test_every_form_of_a_delegates_file_is_built(variant: str) -> None:
     assert registry.buildable(parse_variant(variant)) is None
 
