@@ -28,7 +28,7 @@ _COMES_WITH: Mapping[str, str] = {
     "cuda": "onnxruntime-gpu",
     "tensorrt": "onnxruntime-gpu, and TensorRT itself",
     "coreml": "onnxruntime on macOS",
-    "qnn": "onnxruntime-qnn",
+    "qnn": "onnxruntime-qnn 1.x (2.x is a plug-in provider, which this version does not load)",
     "openvino": "onnxruntime-openvino",
     "xnnpack": "a build of ONNX Runtime with --use_xnnpack",
 }
