@@ -24,7 +24,7 @@ from edgefleet_controller.api import FileRef
 from edgefleet_controller.blobs import BlobStore
 from edgefleet_controller.compile import archive
 from edgefleet_controller.compile.check import Checker
-from edgefleet_controller.compile.document import COVERAGE_FILE, make_document, not_run, ran, self_check
+from edgefleet_controller.compile.document import COVERAGE_FILE, claim_beyond, make_document, not_run, ran, self_check
 from edgefleet_controller.compile.key import build_key, check_key, tool_versions
 from edgefleet_controller.compile.locks import locked
 from edgefleet_controller.compile.protocol import BuildAnswer, BuildRequest
@@ -336,7 +336,7 @@ class Builder:
                 "reference": str(work / _SOURCE_OUTPUTS),
                 "candidate": str(work / candidate),
                 "samples": str(work / _SAMPLES),
-                "precision": parse_variant(variant).precision,
+                "precision": claim_beyond(checked, variant) or parse_variant(variant).precision,
                 "task": checked.task,
                 "preprocess": checked.preprocess,
             }

@@ -14,12 +14,14 @@ from pydantic import AfterValidator, Field, StringConstraints, model_validator
 from edgefleet_contract.base import ByteCount, Digest, Name, Reason, Record, Share, TensorName, digest_bytes
 from edgefleet_contract.coverage import CoverageSource, OperatorCount
 from edgefleet_contract.options import TargetOptions
-from edgefleet_contract.variant import VariantName
+from edgefleet_contract.variant import VariantName, parse_variant
 
 MAX_ARTIFACT_FILES = 64
 MAX_ARTIFACT_BYTES = 4 * 1024**3
 MAX_DOCUMENT_BYTES = 256 * 1024
 """An `artifact.json` larger than this is refused."""
+
+ClaimedPrecision = Literal["fp32", "fp16", "bf16", "int8", "int8-dynamic", "int16x8", "int4"]
 
 FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$")]
 """A plain file name: no folder, no leading dot."""
@@ -212,6 +214,8 @@ class ArtifactDocument(Record):
     """Digest of the source model file."""
     samples_level: Literal["real", "random"] = "real"
     """`random` samples prove little: parity over them is `weak`."""
+    claim: ClaimedPrecision | None = None
+    """What the outputs are held to, where the source itself computes in a coarser precision than the variant's."""
     io: IoContract
     files: tuple[ArtifactFile, ...] = Field(min_length=1, max_length=MAX_ARTIFACT_FILES)
     build_key: Digest
@@ -243,6 +247,11 @@ class ArtifactDocument(Record):
             msg = f"an artifact has at most {MAX_ARTIFACT_BYTES} bytes, got {self.total_bytes}"
             raise ValueError(msg)
         return self
+
+    @property
+    def claimed_precision(self) -> str:
+        """Return the precision parity holds the outputs to."""
+        return self.claim or parse_variant(self.variant).precision
 
     @property
     def total_bytes(self) -> int:

@@ -20,6 +20,7 @@ from edgefleet_contract.accept import (
     SamplesPerQuery,
     Scenario,
 )
+from edgefleet_contract.artifact import ClaimedPrecision as ClaimedPrecision  # noqa: PLC0414 - kept for those who import it
 from edgefleet_contract.artifact import Constants, InputTransform, StateMap, TensorMaps, TensorSpec
 from edgefleet_contract.base import Reason, Record, TensorName
 from edgefleet_contract.evidence import (
@@ -41,7 +42,6 @@ STEPS_WORDS = {
     True: "single steps from the source's own states fail too",
 }
 """Why outputs with states fed back fail, by whether they also fail when every step begins with the source's state."""
-ClaimedPrecision = Literal["fp32", "fp16", "bf16", "int8", "int8-dynamic", "int16x8", "int4"]
 
 
 class LatencyBudget(Record):

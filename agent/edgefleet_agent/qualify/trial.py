@@ -224,7 +224,7 @@ class _Trial:
         return compare_outputs(
             self.golden.source,
             outputs,
-            precision=self.variant.precision,
+            precision=self.document.claimed_precision,
             task=self.job.task,
             labels=self.golden.samples.labels,
             metric=self.job.accept.metric,
@@ -241,7 +241,7 @@ class _Trial:
         return compare_outputs(
             self.golden.artifact,
             outputs,
-            precision=self.variant.precision,
+            precision=self.document.claimed_precision,
             task=self.job.task,
             same_artifact=True,
             samples_level=self.document.samples_level,

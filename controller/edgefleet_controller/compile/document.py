@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from edgefleet_contract.artifact import (
     ArtifactDocument,
     ArtifactFile,
+    ClaimedPrecision,
     CoverageSummary,
     EvidenceLevel,
     HostCheck,
@@ -19,10 +20,13 @@ from edgefleet_contract.base import clip_reason
 from edgefleet_contract.coverage import Coverage, Placed
 from edgefleet_contract.evidence import ParityVerdict
 from edgefleet_contract.job import CompareAnswer
+from edgefleet_contract.variant import parse_variant
 from edgefleet_controller.compile.key import tool_versions
 from edgefleet_controller.compile.protocol import BuildAnswer
 from edgefleet_controller.compile.records import CheckedModel
 
+_COARSENESS = ("fp32", "fp16", "int16x8", "bf16", "int8-dynamic", "int8", "int4")
+"""Precisions, the finest first."""
 COVERAGE_FILE = "coverage.json"
 DRAWN = "the samples were drawn at random, which proves little"
 
@@ -55,6 +59,7 @@ def make_document(
         variant=variant,
         source=checked.source,
         samples_level=checked.samples_level,
+        claim=claim_beyond(checked, variant),
         io=IoContract(
             inputs=tuple(_with_layout(spec, checked) for spec in made.inputs),
             outputs=made.outputs,
@@ -76,6 +81,17 @@ def make_document(
         coverage=None if made.coverage is None else summarise(made.coverage),
         provenance=_provenance(checked, calibrated=calibrated),
     )
+
+
+def claim_beyond(checked: CheckedModel, variant: str) -> ClaimedPrecision | None:
+    """Return what a variant's outputs are held to where the source computes coarser than it, else None.
+
+    A source that rounds to 8 bits differs from itself by single steps wherever sums are added in another order; no
+    artifact of it can be nearer, whatever precision it is computed in.
+    """
+    source = checked.model.rounds_to
+    finer = source is not None and _COARSENESS.index(parse_variant(variant).precision) < _COARSENESS.index(source)
+    return source if finer else None
 
 
 def not_run(variant: str, made: BuildAnswer) -> HostCheck:

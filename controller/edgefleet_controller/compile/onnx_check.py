@@ -13,7 +13,7 @@ import onnx
 import onnx.numpy_helper
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # it ships no types
 
-from edgefleet_contract.artifact import Dim, TensorSpec
+from edgefleet_contract.artifact import ClaimedPrecision, Dim, TensorSpec
 from edgefleet_controller.compile import onnx_graph
 from edgefleet_controller.compile.fault import CompileFaultError, one_line
 from edgefleet_controller.compile.onnx_graph import STANDARD_DOMAINS, all_nodes, all_tensors, inner_graphs, opset_of
@@ -76,6 +76,7 @@ def record(model: onnx.ModelProto, source: str) -> ModelRecord:
         nodes_n=len(nodes),
         parameters_n=_parameters_n(model.graph),
         domains=tuple(sorted({node.domain for node in nodes} - STANDARD_DOMAINS)),
+        rounds_to=rounds_to(model),
         batch_is_dynamic=all(bool(spec.shape) and isinstance(spec.shape[0], str) for spec in inputs),
         operators=dict(sorted(Counter(node.op_type for node in nodes).items())),
     )
@@ -84,6 +85,7 @@ def record(model: onnx.ModelProto, source: str) -> ModelRecord:
 _MULTIPLIERS = frozenset(
     {"Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization", "LayerNormalization", "LSTM", "GRU", "RNN"}
 )
+_INTEGER_OPERATORS = ("QLinear", "QGemm", "QAttention", "ConvInteger", "MatMulInteger")
 _QUANTISED_OPERATORS = ("QLinear", "QGemm", "QAttention", "ConvInteger", "MatMulInteger", "MatMulNBits")
 
 
@@ -95,6 +97,20 @@ def quantised_nodes_n(model: onnx.ModelProto) -> int:
         or (node.op_type == "QuantizeLinear" and node.input[0] not in weights)
         for node in all_nodes(model.graph)
     )
+
+
+def rounds_to(model: onnx.ModelProto) -> ClaimedPrecision | None:
+    """Return what a model rounds its activations to itself, or None: weights stored as integers alone round nothing."""
+    tensors = {tensor.name: tensor for tensor in all_tensors(model.graph)}
+    nodes = list(all_nodes(model.graph))
+    steps = [node for node in nodes if node.op_type == "QuantizeLinear" and node.input[0] not in tensors]
+    if any(node.op_type.startswith(_INTEGER_OPERATORS) for node in nodes):
+        return "int8"
+    if not steps:
+        return None
+    zeros = [tensors.get(node.input[2]) if len(node.input) > 2 else None for node in steps]
+    wide = {onnx.TensorProto.INT16, onnx.TensorProto.UINT16}
+    return "int16x8" if all(zero is not None and zero.data_type in wide for zero in zeros) else "int8"
 
 
 def io_specs(model: onnx.ModelProto) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:

@@ -6,7 +6,15 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from edgefleet_contract.artifact import Constants, EvidenceLevel, InputTransform, StateMap, TensorMaps, TensorSpec
+from edgefleet_contract.artifact import (
+    ClaimedPrecision,
+    Constants,
+    EvidenceLevel,
+    InputTransform,
+    StateMap,
+    TensorMaps,
+    TensorSpec,
+)
 from edgefleet_contract.base import ByteCount, Digest, Name, Reason, Record, TensorName
 from edgefleet_contract.coverage import Coverage
 from edgefleet_contract.evidence import Task
@@ -62,6 +70,8 @@ class ModelRecord(Record):
     format: Literal["onnx", "tflite"] = "onnx"
     precision: str | None = None
     """What a TFLite file computes in, and so the only precision it is built in; None where precisions are made."""
+    rounds_to: ClaimedPrecision | None = None
+    """What an ONNX file that rounds its activations itself (QDQ, QLinear…) computes in: no artifact is nearer to it."""
     reference: VariantName = "ort/cpu/fp32"
     """What runs the source itself, for the outputs every artifact is compared with."""
     inputs: tuple[TensorSpec, ...]

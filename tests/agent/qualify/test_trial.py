@@ -24,7 +24,7 @@ from edgefleet_contract.accept import (
     PlacementAccept,
     Scenario,
 )
-from edgefleet_contract.artifact import EvidenceLevel
+from edgefleet_contract.artifact import ArtifactDocument, EvidenceLevel
 from edgefleet_contract.errors import UserInputError
 from edgefleet_contract.evidence import (
     EnergyStatus,
@@ -324,3 +324,21 @@ def test_golden_samples_that_take_too_long_are_a_timeout(golden_artifact: Path, 
 @pytest.mark.parametrize(("text", "numbers"), [("1.24.0", (1, 24, 0)), ("1.24.rc1", (1, 24)), ("dev", ())])
 def test_versions_compare_by_their_leading_numbers(text: str, numbers: tuple[int, ...]) -> None:
     assert release_of(text) == numbers
+
+
+@pytest.mark.parametrize(("claim", "verdict"), [(None, Verdict.FAILED), ("int8", Verdict.QUALIFIED)])
+def test_outputs_are_held_to_what_the_artifact_claims(
+    make_artifact: MakeArtifact, small_budget: LatencyBudget, claim: Any, verdict: Verdict
+) -> None:
+    def round_reference(folder: Path) -> None:
+        outputs = load_arrays(folder / "source_outputs.npz")
+        generator = np.random.default_rng(0)
+        noisy = {name: (each + generator.normal(scale=0.02 * each.std(), size=each.shape)).astype(each.dtype)
+                 for name, each in outputs.items()}  # fmt: skip
+        save_arrays(folder / "source_outputs.npz", noisy)
+
+    folder = make_artifact(prepare=round_reference)
+    path = folder / "artifact.json"
+    document = ArtifactDocument.model_validate_json(path.read_bytes())
+    path.write_bytes(document.model_copy(update={"claim": claim}).canonical_json())
+    assert tried(folder, small_budget).verdict is verdict

@@ -35,6 +35,7 @@ class FakeSteps(ChildSteps):
     def __init__(self) -> None:
         super().__init__()
         self.calls: Counter[str] = Counter()
+        self.compared: list[str] = []
         self.error: StepError | None = None
         self.parity = ParityVerdict.PASS
 
@@ -57,6 +58,7 @@ class FakeSteps(ChildSteps):
 
     def compare(self, job: Any) -> CompareAnswer:
         self.calls["compare"] += 1
+        self.compared.append(job.precision)
         failed = self.parity is ParityVerdict.FAIL
         check, reason = (ParityCheck.SQNR, "3 dB") if failed else (None, None)
         return CompareAnswer(
@@ -92,6 +94,14 @@ def test_an_artifact_names_all_that_makes_it(bench: Any, checked: CheckedModel) 
     assert built.candidate.total_bytes == document.total_bytes
     assert bench.blobs.size_bytes(built.candidate.artifact) == built.candidate.document_bytes
     assert ArtifactDocument.model_validate_json(bench.blobs.read(document.digest)) == document
+
+
+def test_a_source_that_rounds_is_claimed_and_compared_as_what_it_rounds_to(
+    bench: Any, checked: CheckedModel, fake: FakeSteps
+) -> None:
+    rounding = checked.model_copy(update={"model": checked.model.model_copy(update={"rounds_to": "int8"})})
+    assert bench.builder.build(rounding, "ort/cpu/fp32").document.claimed_precision == "int8"
+    assert fake.compared == ["int8"]
 
 
 def test_fp32_names_no_calibration(bench: Any, checked: CheckedModel) -> None:

@@ -26,6 +26,8 @@ def for_tflite(
         fold: folds constants and infers shapes.
         refusals: gets why nodes were left as they are, where a limit of ours is the reason.
     """
+    names: tuple[str, ...] = ()
+    made = model
     seen: set[bytes] = {model.SerializeToString(deterministic=True)}
     for kinds in ([missing] if missing else []) + [()]:
         names, made = _rewritten(model, kinds, fold, refusals)
