@@ -1,6 +1,6 @@
 """Pairs of outputs from real models on real data: honest artifacts, which must pass, and broken ones, which must fail.
 
-Outputs were recorded from twelve models (tests/data/parity/README.md says which and how); defects are either recorded
+Outputs were recorded from fourteen models (tests/data/parity/README.md says which and how); defects are either recorded
 from a broken run of the model, or made of an honest artifact's outputs as the fault would make them.
 """
 
@@ -33,6 +33,8 @@ TASKS = {
     "people": "regression",
     "functions": "regression",
     "sixteen": "classification",
+    "edges": "regression",
+    "eights": "classification",
 }
 
 
@@ -324,4 +326,17 @@ FAULTS: tuple[tuple[str, str, str, Fault], ...] = (
     ("sixteen", "int8:minmax", "two of 16 samples swapped", swapped(3, 12, 0)),
     ("sixteen", "int8:minmax", "a dead class", class_dead),
     ("sixteen", "fp16:full", "one of 16 samples halved", scaled(5, 0.5)),
+    ("edges", "int8:minmax_pc", "two frames swapped", swapped(10, 11, 0)),
+    ("edges", "int8:pct", "one frame of another place", moved(20, 7)),
+    (
+        "edges",
+        "int8:minmax_pc",
+        "one frame late by a pixel",
+        lambda v: np.concatenate([v[:7], np.roll(v[7:8], 1, 3), v[8:]]),
+    ),
+    ("edges", "fp16:full", "five bits", quantised(5)),
+    ("edges", "fp16:full", "one frame late", lambda values: np.roll(values, 1, axis=0)),
+    ("eights", "int8:minmax_pc", "classes off by one", lambda values: np.roll(values, 1, axis=1)),
+    ("eights", "int8:minmax", "two rows swapped", swapped(0, 1, 0)),
+    ("eights", "int4:b16", "one class dead", class_dead),
 )

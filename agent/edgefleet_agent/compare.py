@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,7 @@ from edgefleet_contract.accept import MetricAccept
 from edgefleet_contract.artifact import TensorSpec
 from edgefleet_contract.base import clip_reason
 from edgefleet_contract.errors import UserInputError
-from edgefleet_contract.evidence import Bisection, BisectStatus, Task
+from edgefleet_contract.evidence import Bisection, BisectStatus, ParityCheck, ParityResult, ParityVerdict, Task
 from edgefleet_contract.job import ClaimedPrecision, CompareAnswer, CompareJob
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def compare(job: CompareJob) -> CompareAnswer:
     Raises:
         UserInputError: files are missing, of two kinds, or do not fit.
     """
-    from edgefleet_agent.qualify.parity import compare_outputs, infer_task
+    from edgefleet_agent.qualify.parity import infer_task
 
     reference, candidate = Path(job.reference), Path(job.candidate)
     kinds = {_is_npz(reference), _is_npz(candidate)}
@@ -65,7 +65,25 @@ def compare(job: CompareJob) -> CompareAnswer:
         precision, assumed = job.precision or claimed_precision(candidate), ()
         pair = _run_models(job, precision)
     task = job.task or infer_task(pair.reference)
-    parity = compare_outputs(
+    parity = _judge(job, pair, precision, task)
+    if of_outputs and job.precision is None:
+        precision, assumed, parity = _second_chance(job, pair, (precision, assumed, parity), task)
+    return CompareAnswer(
+        verdict=parity.verdict,
+        failed_check=parity.failed_check,
+        reason=parity.reason,
+        precision=precision,
+        task=task,
+        parity=parity,
+        assumed=tuple(clip_reason(text) for text in (assumed + pair.assumed)[:_MAX_ASSUMED]),
+        bisection=_bisect(job, precision, of_outputs=of_outputs) if job.bisect else None,
+    )
+
+
+def _judge(job: CompareJob, pair: Pair, precision: ClaimedPrecision, task: Task | None) -> ParityResult:
+    from edgefleet_agent.qualify.parity import compare_outputs
+
+    return compare_outputs(
         pair.reference,
         pair.candidate,
         precision=precision,
@@ -77,16 +95,31 @@ def compare(job: CompareJob) -> CompareAnswer:
         limits=job.limits,
         noise=pair.noise,
     )
-    return CompareAnswer(
-        verdict=parity.verdict,
-        failed_check=parity.failed_check,
-        reason=parity.reason,
-        precision=precision,
-        task=task,
-        parity=parity,
-        assumed=tuple(clip_reason(text) for text in (assumed + pair.assumed)[:_MAX_ASSUMED]),
-        bisection=_bisect(job, precision, of_outputs=of_outputs) if job.bisect else None,
-    )
+
+
+_Judged = tuple[ClaimedPrecision, tuple[str, ...], ParityResult]
+
+
+def _second_chance(job: CompareJob, pair: Pair, judged: _Judged, task: Task | None) -> _Judged:
+    """Judge outputs as an int4's where nobody said what they claim, and only that explains how they lean.
+
+    Without the lean of the whole they must pass as an int8's, so that nothing else is excused.
+    """
+    from edgefleet_agent.qualify.parity_shown import may_be_int4, shown_precision, straightened
+
+    precision, _, parity = judged
+    _, shown_db = shown_precision(pair.reference, pair.candidate)
+    if not may_be_int4(shown_db, parity.failed_check, pair.reference, pair.candidate):
+        return judged
+    if parity.failed_check is not ParityCheck.OUTLIER:
+        straight = replace(pair, candidate=straightened(pair.reference, pair.candidate))
+        if _judge(job, straight, precision, task).verdict is ParityVerdict.FAIL:
+            return judged
+    again = _judge(job, pair, "int4", task)
+    if again.verdict is ParityVerdict.FAIL:
+        return judged
+    words = f"held to int4: noise of {shown_db:.0f} dB leans so; say what the candidate claims with --precision"
+    return "int4", (words,), again
 
 
 def _claim_of_outputs(job: CompareJob, pair: Pair) -> tuple[ClaimedPrecision, tuple[str, ...]]:

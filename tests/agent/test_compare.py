@@ -89,3 +89,31 @@ def test_samples_that_do_not_fit_say_what_the_model_takes(
     job = CompareJob(reference=str(digit_model), candidate=str(digit_model), samples=str(digit_samples))
     with pytest.raises(UserInputError, match=r"image float32\[batch,1,28,28\]"):
         compare(job)
+
+
+def leaning(gain: float, noise: float) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Return maps, and the same scaled and with noise, as four bits of weights leave them."""
+    rng = np.random.default_rng(21)
+    reference = rng.normal(1.0, 1.0, (32, 3, 12, 12))
+    candidate = gain * reference + noise * rng.normal(0, 1, reference.shape)
+    return {"y": reference.astype(np.float32)}, {"y": candidate.astype(np.float32)}
+
+
+def test_outputs_that_only_lean_as_four_bits_do_are_held_to_int4_and_the_answer_says_so(tmp_path: Path) -> None:
+    answer = compare(outputs_job(tmp_path, *leaning(1.055, 0.15)))
+    assert (answer.verdict, answer.precision) == (ParityVerdict.PASS, "int4")
+    assert "held to int4" in answer.assumed[0]
+    assert compare(outputs_job(tmp_path, *leaning(1.055, 0.15), precision="int8")).failed_check is ParityCheck.GAIN
+
+
+@pytest.mark.parametrize(("gain", "noise"), [(1.055, 0.02), (1.25, 0.15)])
+def test_a_gain_beside_less_noise_or_beyond_what_four_bits_lean_still_fails(
+    tmp_path: Path, gain: float, noise: float
+) -> None:
+    assert compare(outputs_job(tmp_path, *leaning(gain, noise))).failed_check is ParityCheck.GAIN
+
+
+def test_what_leans_as_four_bits_do_is_excused_nothing_else(tmp_path: Path) -> None:
+    reference, candidate = leaning(1.055, 0.15)
+    candidate["y"][:, 1] *= 1.15
+    assert compare(outputs_job(tmp_path, reference, candidate)).verdict is ParityVerdict.FAIL

@@ -23,8 +23,6 @@ _MAX_CLASSES_N = 100_000
 _MAX_NEIGHBOURS_N = 2048
 _EXACT_QUANTUM = 1e-5
 _TELLING_MIN_N = 8
-_ODDS_MOVED = 2.5
-"""What healthy int8 moves log odds at most (1.74 in 1,000 digits), where too few samples tell its noise."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +139,7 @@ def _odds(
     margin = left[index, first] - left[index, second]
     telling = np.minimum(reference[index, second], 1.0 - reference[index, first]) > 2.0 * step
     error = (right[index, first] - right[index, second] - margin)[telling]
-    few = _ODDS_MOVED / _MARGIN_SIGMAS if pair.claim.calibrated else 0.0
+    few = pair.claim.odds_moved / _MARGIN_SIGMAS if pair.claim.calibrated else 0.0
     noise = _robust_sigma(error) if len(error) >= _TELLING_MIN_N else few
     return Odds(left[index, first] - left[index, chosen], noise)
 

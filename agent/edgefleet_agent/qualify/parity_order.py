@@ -14,6 +14,10 @@ _CLEARLY_BETTER = 4.0
 """Energy ratio (6 dB) by which another place must explain the candidate better than its own."""
 _STALE_BETTER = 16.0
 """The same for single samples (12 dB), where chance plays."""
+_ALIKE = 4.0
+_ALIKE_MIN_N = 3
+_ALIKE_SHARE = 0.03
+"""Both neighbours and one more, or 3 samples of 100, may explain a stale sample as well: 1 in 16 by chance."""
 _SHIFTS = (1, -1, 2, -2)
 _FAR_SHIFTS = (3, -3, 4, -4, 6, -6, 8, -8)
 """Looked at along the first two axes only: samples and time."""
@@ -22,6 +26,7 @@ _LONG_N = 32
 _PART_MIN_N = 8
 _PART_SHARE = 0.005
 _MOST = 0.5
+_TELLING_N = 3.0
 _MATCH_CHANNELS_N = 1024
 _MATCH_COLUMNS_N = 4096
 _FEW_COLUMNS_N = 16
@@ -75,7 +80,17 @@ def _stale_samples(reference: Floats, candidate: Floats, pair: Pair) -> Indices:
     wrong = own > np.maximum(
         0.1 * np.square(reference).mean(axis=1), max(3.0 * pair.noise_rms, 4.0 * pair.quantum) ** 2
     )
-    return np.flatnonzero(wrong & (neighbour * _STALE_BETTER < own))
+    stale = np.flatnonzero(wrong & (neighbour * _STALE_BETTER < own))
+    return stale[[_is_rare(reference, candidate[place], neighbour[place]) for place in stale]] if stale.size else stale
+
+
+def _is_rare(reference: Floats, sample: Floats, distance: float) -> bool:
+    """Tell whether few samples explain one as well as its neighbour does.
+
+    Where classes are few, a decision that flips looks like every sample of the other class, its neighbour too.
+    """
+    alike_n = int((np.square(reference - sample).mean(axis=1) <= _ALIKE * distance).sum())
+    return alike_n <= max(_ALIKE_MIN_N, _ALIKE_SHARE * len(reference))
 
 
 def check_shift(pair: Pair) -> Finding | None:
@@ -108,9 +123,18 @@ def _moved_part(own: Floats, other: Floats, reference: Floats, floor: float) -> 
         least = max(floor, 9.0 * float(np.median(own_part)))
         telling = own_part > np.maximum(least, _PART_SHARE * reference.var(axis=others))
         for place in np.flatnonzero(telling & (other_part * _STALE_BETTER < own_part)):
-            if _is_throughout(np.take(own, place, axis=axis), np.take(other, place, axis=axis)):
+            part = np.take(own, place, axis=axis), np.take(other, place, axis=axis)
+            if _spread_n(part[0]) >= _TELLING_N and _is_throughout(*part):
                 return f"part {int(place)} of axis {axis} (the moved axis first)"
     return None
+
+
+def _spread_n(own: Floats) -> float:
+    """Return among how many elements the squared errors spread: (Σ e)² / Σ e².
+
+    A decision that flips moves two elements, and any two peaks are each other's shift or mirror image.
+    """
+    return float(np.square(own.sum()) / max(float(np.square(own).sum()), np.finfo(np.float64).tiny))
 
 
 def _is_throughout(own: Floats, other: Floats) -> bool:

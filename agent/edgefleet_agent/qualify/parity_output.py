@@ -11,7 +11,15 @@ from edgefleet_agent.qualify.parity_claim import Claim
 from edgefleet_agent.qualify.parity_decision import check_decisions, check_identities, decide
 from edgefleet_agent.qualify.parity_form import check_form, has_nan, is_number
 from edgefleet_agent.qualify.parity_linear import check_gain, check_offset
-from edgefleet_agent.qualify.parity_noise import Figures, check_outlier, check_sqnr, check_stray, figures, odds_moved
+from edgefleet_agent.qualify.parity_noise import (
+    Figures,
+    check_outlier,
+    check_sqnr,
+    check_stray,
+    check_variation,
+    figures,
+    odds_moved,
+)
 from edgefleet_agent.qualify.parity_order import check_repeat, check_shift
 from edgefleet_agent.qualify.parity_peak import check_band_peak, check_top_k
 from edgefleet_agent.qualify.parity_range import check_constant, check_resolution, check_saturation, check_sums
@@ -132,6 +140,7 @@ def _findings(pair: Pair, found: Figures, question: Question, tolerance_db: floa
         None,
         (
             check_sqnr(found, claim, tolerance_db, single=pair.reference.size == pair.n),
+            check_variation(pair),
             # One clipped value is a whole sample: only check_stray knows what clipping does.
             None
             if clips

@@ -33,6 +33,9 @@ _SUM_QUANTA = 12.0
 _SUM_MOVED = 0.12
 """Where the output itself was not quantised, softmax came last and sums are 1; this leaves room."""
 _FEW_LEVELS_N = 24
+_FEW_LEVELS_FLOAT_N = 64
+"""The same where outputs are floats that no artifact of the claim rounds to levels: six bits."""
+_LEVEL_RATIO_FLOAT = 3.0
 _PLACES_MIN_N = 16
 _PLACES_SIGMAS = 6.0
 _LEVEL_RATIO = 6.0
@@ -133,7 +136,9 @@ def _plateau(reference: Floats, candidate: Floats, pair: Pair) -> int | None:
     share = _CHANNEL_PLATEAU_SHARE if reference.shape[1] > 1 else _PLATEAU_SHARE
     enough = max(4, share * len(reference)) if pair.claim.calibrated else _PLATEAU_MIN_N
     enough_samples = _PLATEAU_SAMPLES_SHARE * pair.n if pair.claim.calibrated else 0.0
-    samples_n = beyond.reshape(pair.n, -1, beyond.shape[1]).any(axis=1).sum(axis=0)
+    # Of one value a sample, those a little beyond the limit were clipped too, once some are clearly beyond it.
+    clipped = excess > max(pair.quantum, 3.0 * pair.noise_rms) if pair.reference.size == pair.n else beyond
+    samples_n = clipped.reshape(pair.n, -1, beyond.shape[1]).any(axis=1).sum(axis=0)
     found = np.flatnonzero((clear >= enough) & (2 * clear >= count) & (samples_n >= enough_samples))
     return int(found[0]) if found.size else None
 
@@ -172,11 +177,12 @@ def _check_levels(pair: Pair) -> Finding | None:
     if pair.reference.size < _LEVELS_MIN_N or pair.span == 0.0 or pair.claim.quantum > 2**-8:
         return None
     levels_n = len(np.unique(pair.candidate))
-    if levels_n > _FEW_LEVELS_N:
+    few_n, ratio = (_FEW_LEVELS_N, _LEVEL_RATIO) if pair.claim.calibrated else (_FEW_LEVELS_FLOAT_N, _LEVEL_RATIO_FLOAT)
+    if levels_n > few_n:
         return None
     steps = np.round((pair.reference - pair.reference.min()) * (255.0 / pair.span))
     expected_n = min(len(np.unique(steps)), len(np.unique(pair.reference)))
-    if expected_n < _LEVEL_RATIO * levels_n:
+    if expected_n < ratio * levels_n:
         return None
     return Finding(ParityCheck.RESOLUTION, f"{levels_n} distinct values where 8 bits would leave {expected_n}")
 

@@ -114,3 +114,19 @@ def test_a_frame_entirely_wrong_among_honest_int8_probabilities_is_told(
     sides = ({"output": side[:, None].astype(np.float32)} for side in (reference, candidate))
     found = compare_outputs(*sides, precision="int8", task=task)
     assert found.failed_check is (ParityCheck.OUTLIER if wrong else None)
+
+
+def test_a_gain_that_all_samples_share_is_no_noise_and_hides_no_precision() -> None:
+    reference = logits()
+    candidate = 1.02 * rounded(reference, "fp16")
+    assert judged(reference, candidate) == ("fp16", ParityVerdict.FAIL, ParityCheck.GAIN)
+
+
+def test_half_precision_probabilities_near_0_and_1_are_not_held_to_what_sure_ones_show() -> None:
+    rng = np.random.default_rng(20)
+    side = 9.0 * np.eye(10)[rng.integers(0, 10, 120)] + rng.normal(0, 2.5, (120, 10))
+    moved = side + rng.normal(0, 0.06, side.shape)
+    reference, candidate = (np.exp(z) / np.exp(z).sum(axis=1, keepdims=True) for z in (side, moved))
+    level = np.square(reference).mean(axis=1) / np.square(candidate - reference).mean(axis=1)
+    assert 10 * np.log10(np.median(level)) > 60
+    assert judged(reference, candidate) == ("int8", ParityVerdict.PASS, None)
