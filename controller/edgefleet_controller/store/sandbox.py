@@ -19,6 +19,7 @@ from typing import Any
 from edgefleet_contract.errors import UserInputError
 from edgefleet_controller.store.database import sqlite_uri
 from edgefleet_controller.store.errors import translate
+from edgefleet_controller.words import nearest
 
 TIME_LIMIT_S = 10.0
 """One statement; health and dashboards answer in milliseconds, and a longer read keeps the log from being trimmed."""
@@ -33,6 +34,7 @@ _STEPS_BETWEEN_LOOKS = 10_000
 _ALLOWED_ACTIONS = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_RECURSIVE}
 _FORBIDDEN_FUNCTIONS = {"load_extension", "readfile", "writefile", "edit", "fts3_tokenizer"}
 _COMMENT = re.compile(r"\A(?:\s+|--[^\n]*(?:\n|\Z)|/\*.*?\*/)*", re.DOTALL)
+_NOT_THERE = re.compile(r"no such (table|column): (\S+)")
 
 Cell = str | int | float | None
 
@@ -155,5 +157,21 @@ def _explain(error: Exception, path: Path, time_limit_s: float) -> Exception:
         return UserInputError(msg, next_step="ask with a SELECT over the fleet_* views")
     if any(phrase in text for phrase in ("disk I/O", "malformed", "not a database", "unable to open", "is locked")):
         return translate(error, str(path))
-    msg = f"the query cannot be run: {text[:500]}"
+    msg = f"the query cannot be run: {text[:500]}{_hint(text, path)}"
     return UserInputError(msg, next_step="the columns of each view are in docs/store.md")
+
+
+def _hint(text: str, path: Path) -> str:
+    """Return the view or column that was probably meant, where an error names one that is not there."""
+    found = _NOT_THERE.search(text)
+    if found is None:
+        return ""
+    names = "name FROM sqlite_master WHERE type = 'view'"
+    if found[1] == "column":
+        names = "p.name FROM sqlite_master AS m, pragma_table_info(m.name) AS p WHERE m.type = 'view'"
+    with closing(sqlite3.connect(sqlite_uri(path, read_only=True), uri=True)) as connection:
+        known = [str(name) for (name,) in connection.execute(f"SELECT DISTINCT {names}")]
+    near = nearest(found[2].rpartition(".")[2], known)
+    if near is not None:
+        return f"; did you mean {near!r}?"
+    return f"; there are: {', '.join(sorted(known))}" if found[1] == "table" else ""
