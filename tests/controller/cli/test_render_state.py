@@ -12,6 +12,7 @@ from rich.console import Console
 
 from edgefleet_contract.accept import Scenario
 from edgefleet_contract.evidence import EnergyResult, EnergyStatus, Evidence, LatencyResult, Verdict
+from edgefleet_contract.units import format_ms
 from edgefleet_controller.api import DeviceModelRow, EvidenceRow, QueryResult
 from edgefleet_controller.cli.render_state import draw_evidence, draw_query
 
@@ -83,3 +84,12 @@ def test_a_querys_fractions_have_six_digits_and_whole_numbers_all() -> None:
     row = (0.946886162447, 1_795_509_543_425_539_801, 12345678.25, None, "x")
     draw_query(Console(file=stream, width=100), QueryResult(columns=("a", "b", "c", "d", "e"), rows=(row,)))
     assert stream.getvalue().splitlines()[-1].split() == ["0.946886", "1795509543425539801", "12345678.25", "x"]
+
+
+@pytest.mark.parametrize("columns", [20, 40, 60, 100])
+def test_no_screen_is_too_narrow_for_a_whole_figure(proof: Evidence, columns: int) -> None:
+    assert proof.latency is not None
+    counted = proof.latency.model_copy(update={"n": 107_465})
+    words = " ".join(table(proof.model_copy(update={"latency": counted}), columns=columns)).split()
+    assert "107465" in words
+    assert format_ms(counted.p95_ms).split()[0] in words
