@@ -14,7 +14,7 @@ from scipy.stats import binomtest
 
 from edgefleet_contract.errors import UserInputError
 from edgefleet_contract.tuning import Recipe, TunedModel, TunedPoint
-from edgefleet_controller.cli.plot import _scatter
+from edgefleet_controller.cli.plot import _latency_axis, _scatter
 from edgefleet_controller.cli.render_tune import verdict_of
 from edgefleet_controller.paired import outcomes, p_value
 from edgefleet_controller.tuning import (
@@ -221,3 +221,16 @@ def test_only_points_on_the_frontier_have_a_ring_in_the_picture() -> None:
     axes = Figure().subplots()
     _scatter(axes, [point(0.9, 1.0, 100, frontier=True), point(0.8, 2.0, 200)])
     assert np.asarray(axes.collections[0].get_linewidth()).tolist() == [1.5, 0.0]
+
+
+@pytest.mark.parametrize("p50s_ms", [[0.0004, 0.004], [8.5, 8.6], [1.0], [0.02, 900.0]])
+def test_the_latency_axis_is_marked_with_durations_in_sight(p50s_ms: list[float]) -> None:
+    axes = Figure().subplots()
+    _latency_axis(axes, p50s_ms)
+    low, high = axes.get_xlim()
+    marks = [float(mark) for mark in axes.get_xticks()]
+    assert len(marks) >= 4
+    assert all(low <= mark <= high for mark in marks)
+    texts = axes.xaxis.get_major_formatter().format_ticks(marks)
+    assert len(set(texts)) == len(marks)
+    assert all(text.endswith("s") for text in texts)

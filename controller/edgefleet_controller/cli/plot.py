@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import io
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from edgefleet_contract.tuning import TunedModel, TunedPoint
 
 _SIZE_INCHES = (9.0, 5.5)
+_STEPS = ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7), tuple(1 + 0.1 * step for step in range(90)))
+"""Marks within a decade, coarse to fine."""
+_MARKS_MIN_N = 4
 _SMALLEST_POINTS, _LARGEST_POINTS = 40.0, 600.0
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title>
@@ -57,15 +61,42 @@ def _draw(tuned: TunedModel, form: str) -> bytes:
     shown = [point for point in tuned.points if point.p50_ms is not None and point.accuracy is not None]
     _scatter(axes, shown)
     kinds = {point.accuracy_is for point in shown}
-    axes.set_xlabel("p50 here, ms (log)")
+    axes.set_xlabel("p50 here (logarithmic)")
     axes.set_ylabel(", ".join(sorted(str(kind) for kind in kinds)) or "accuracy")
     axes.set_title(f"{tuned.model}: accuracy, latency and size")
     if shown:
-        axes.set_xscale("log")
-        axes.legend(loc="best", fontsize=8, markerscale=0.4)
+        _latency_axis(axes, [point.p50_ms or 0.0 for point in shown])
+        axes.grid(alpha=0.25)
+        axes.margins(0.08)
+        axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=8, markerscale=0.4, frameon=False)
+        axes.annotate(_key(shown), (0.0, -0.13), xycoords="axes fraction", fontsize=8, va="top")
     buffer = io.BytesIO()
     figure.savefig(buffer, format=form, dpi=120, metadata={"Date": None} if form == "svg" else None)
     return buffer.getvalue()
+
+
+def _latency_axis(axes: Any, p50s_ms: list[float]) -> None:  # noqa: ANN401 - matplotlib's axes
+    """Set a logarithmic axis whose marks are durations as people write them, at least two of them in sight."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+    low, high = min(p50s_ms) / 1.3, max(p50s_ms) * 1.3
+    axes.set_xscale("log")
+    axes.set_xlim(low, high)
+    marks: list[float] = []
+    for steps in _STEPS:
+        powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+        marks = [step * 10.0**power for power in powers for step in steps if low <= step * 10.0**power <= high]
+        if len(marks) >= _MARKS_MIN_N:
+            break
+    axes.xaxis.set_major_locator(FixedLocator(marks))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value_ms, _: format_ms(value_ms)))
+    axes.xaxis.set_minor_locator(NullLocator())
+
+
+def _key(shown: list[TunedPoint]) -> str:
+    sizes_bytes = [point.size_bytes for point in shown if point.size_bytes is not None]
+    span = f": {format_bytes(min(sizes_bytes))} to {format_bytes(max(sizes_bytes))}" if sizes_bytes else ""
+    return f"area: size of the model file{span}; dark ring: on the frontier"
 
 
 def _scatter(axes: Any, shown: list[TunedPoint]) -> None:  # noqa: ANN401 - matplotlib's axes

@@ -66,15 +66,25 @@ def tune(
         require_writable(file, option)
     tuner = Tuner(Workbench(settings.home(source), workers))
     tuned = with_events(lambda tell: tuner.search(wanted, limits, tell))
-    write_tuned(tuned, dest)
+    found = any(point.frontier for point in tuned.points)
+    if found:
+        write_tuned(tuned, dest)
     if plot is not None:
         from edgefleet_controller.cli.plot import write_plot
 
         write_plot(tuned, plot)
     output.emit(tuned, form, lambda console: draw_tuned(console, tuned))
+    output.words(_written(dest if found else None, beside, plot))
+    raise typer.Exit(0 if found else 3)
+
+
+def _written(dest: Path | None, beside: Path, plot: Path | None) -> str:
+    """Say which files were written, and what an apply makes of them; no result is no file."""
+    picture = f", {plot}" if plot else ""
+    if dest is None:
+        return f"no point keeps the limits: nothing was written for fleet apply{picture and f'; written: {plot}'}"
     used = "fleet apply builds by it" if dest.resolve() == beside.resolve() else f"fleet apply looks for {beside} only"
-    output.words(f"written: {dest}" + (f", {plot}" if plot else "") + f"; {used}")
-    raise typer.Exit(0 if any(point.frontier for point in tuned.points) else 3)
+    return f"written: {dest}{picture}; {used}"
 
 
 def check_plot(plot: Path | None) -> None:
@@ -98,26 +108,24 @@ def targets_of(text: str) -> tuple[str, ...]:
     for part in (each.strip() for each in text.split(",")):
         of_target = [variant for variant in buildable if variant.rpartition("/")[0] == part]
         try:
-            found += of_target or [str(parse_variant(part))]
+            of_precision = parse_variant(f"{part}/fp32" if part.count("/") == 1 else part)
         except ValueError as error:
-            msg = f"--targets {part!r}: {error}, or only runtime/engine"
-            raise UserInputError(msg) from error
+            msg = f"--targets {part[:128]!r}: {error}"
+            raise UserInputError(msg, next_step="write runtime/engine, for example ort/cpu, or a variant") from error
+        found += of_target or [str(of_precision)]
     return tuple(dict.fromkeys(found))
 
 
 def _limits(max_size: str | None, max_p50: str | None, min_agreement: float | None) -> TuneLimits:
     from edgefleet_contract.units import parse_duration_ms, parse_size_bytes
+    from edgefleet_controller.cli.options import parsed
     from edgefleet_controller.tuning import TuneLimits
 
-    try:
-        return TuneLimits(
-            max_bytes=parse_size_bytes(max_size) if max_size else None,
-            min_agreement=min_agreement,
-            max_p50_ms=parse_duration_ms(max_p50) if max_p50 else None,
-        )
-    except ValueError as error:
-        msg = f"--max-size or --max-p50: {error}"
-        raise UserInputError(msg) from error
+    return TuneLimits(
+        max_bytes=None if max_size is None else parsed(max_size, "--max-size", parse_size_bytes),
+        min_agreement=min_agreement,
+        max_p50_ms=None if max_p50 is None else parsed(max_p50, "--max-p50", parse_duration_ms),
+    )
 
 
 def with_accept(limits: TuneLimits, model: str, name: str) -> TuneLimits:
