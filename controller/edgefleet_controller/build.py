@@ -192,7 +192,7 @@ class Builder:
             try:
                 document, notes = self._make(checked, variant, key, Path(folder), tell)
             except StepError as error:
-                tell(f"failed: {error.message[:300]}", int(_STEPS_N))
+                tell(f"failed: {_why(error)[:300]}", int(_STEPS_N))
                 return self._failed(checked, variant, key, error, Path(folder), self._monotonic_s() - started_s)
         self._blobs.put_bytes(document.canonical_json())
         duration_s = self._monotonic_s() - started_s

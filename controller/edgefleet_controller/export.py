@@ -8,9 +8,7 @@ from pathlib import Path
 from edgefleet_contract.artifact import ArtifactDocument, FileRole, InputTransform, IoContract, TensorMap
 from edgefleet_contract.errors import UserInputError
 from edgefleet_contract.variant import parse_variant
-from edgefleet_controller.workbench import write_folder
-
-SCRIPT = "run.py"
+from edgefleet_controller.workbench import SCRIPT, write_folder
 
 _ORT_OPENED = """import os
 import numpy as np

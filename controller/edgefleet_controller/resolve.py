@@ -94,7 +94,7 @@ def _place(root: Path, named: _Named) -> Path:
 def _missing(named: _Named, real: Path) -> ManifestError:
     folder = real.parent
     step = f"look into {folder}" if folder.is_dir() else f"the folder {folder} does not exist either"
-    near = _near_file(real)
+    near = near_file(real)
     prefix = named.text[: len(named.text) - len(Path(named.text).name)]
     return ManifestError(
         f"no such file: {real}",
@@ -105,7 +105,8 @@ def _missing(named: _Named, real: Path) -> ManifestError:
     )
 
 
-def _near_file(real: Path) -> str | None:
+def near_file(real: Path) -> str | None:
+    """Return the name in a file's folder that was probably meant, where there is one."""
     return nearest(real.name, _names(real.parent)) if real.parent.is_dir() else None
 
 

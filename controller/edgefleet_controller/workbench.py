@@ -102,6 +102,11 @@ def model_name(path: Path) -> str:
     return _NOT_IN_NAMES.sub("-", path.stem.lower()).strip("-")[:63].strip("-") or "model"
 
 
+_NAME_A_FOLDER = "name an artifact's folder, as fleet build --out writes it"
+SCRIPT = "run.py"
+"""What `fleet export` adds to an artifact's folder."""
+
+
 class Workbench:
     """Builds models on this machine, below a home.
 
@@ -166,6 +171,8 @@ class Workbench:
         folder = Path(given)
         if folder.is_dir() or folder.name == DOCUMENT:
             folder = folder.parent if folder.name == DOCUMENT else folder
+            if not (folder / DOCUMENT).exists():
+                raise UserInputError(f"{given[:200]} holds no {DOCUMENT}", next_step=_NAME_A_FOLDER)
             return read_document(folder / DOCUMENT), lambda name: folder / name
         if not re.fullmatch(r"sha256:[0-9a-f]{64}", given):
             msg = f"{given[:200]!r} is neither an artifact's folder nor its digest (sha256: and 64 hexadecimal digits)"
@@ -247,7 +254,7 @@ def read_document(path: Path) -> ArtifactDocument:
             data = stream.read(MAX_DOCUMENT_BYTES + 1)
     except OSError as error:
         msg = f"{path}: cannot be read: {error.strerror}"
-        raise UserInputError(msg, next_step="name an artifact's folder, as fleet build --out writes it") from error
+        raise UserInputError(msg, next_step=_NAME_A_FOLDER) from error
     if len(data) > MAX_DOCUMENT_BYTES:
         msg = f"{path}: an artifact's document has at most {MAX_DOCUMENT_BYTES} bytes"
         raise UserInputError(msg)
@@ -269,9 +276,7 @@ def write_folder(document: ArtifactDocument, place: Callable[[str], Path], dest:
     Raises:
         UserInputError: the folder cannot be written, or is something else than an artifact's folder.
     """
-    if dest.exists() and not (dest / DOCUMENT).is_file() and any(dest.iterdir()):
-        msg = f"{dest} exists and is no artifact's folder"
-        raise UserInputError(msg, next_step="name another folder")
+    _require_replaceable(dest)
     partial = dest.with_name(f".{dest.name}.partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)
@@ -282,7 +287,29 @@ def write_folder(document: ArtifactDocument, place: Callable[[str], Path], dest:
         shutil.rmtree(dest, ignore_errors=True)
         partial.replace(dest)
     except OSError as error:
-        shutil.rmtree(partial, ignore_errors=True)
         msg = f"cannot write {dest}: {error.strerror or error}"
         raise UserInputError(msg) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
     return dest
+
+
+def _require_replaceable(dest: Path) -> None:
+    """Check that a folder holds nothing but an artifact, or nothing. Raises UserInputError.
+
+    What lies beside an artifact is somebody's: it would be lost with the folder.
+    """
+    wrong = None
+    if dest.exists() and not dest.is_dir():
+        wrong = "is no folder"
+    elif dest.resolve() in (Path.cwd(), *Path.cwd().parents):
+        wrong = "is the folder this command runs in"
+    elif dest.is_dir() and (names := {path.name for path in dest.iterdir()}):
+        if DOCUMENT not in names:
+            wrong = "exists and is no artifact's folder"
+        elif foreign := sorted(
+            names - {DOCUMENT, SCRIPT} - {file.name for file in read_document(dest / DOCUMENT).files}
+        ):
+            wrong = f"also holds {', '.join(foreign[:3])}, which replacing it would delete"
+    if wrong is not None:
+        raise UserInputError(f"{dest} {wrong}", next_step="name another folder")

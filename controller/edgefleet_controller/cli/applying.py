@@ -148,23 +148,21 @@ class _Run:
 
     def go(self) -> ExitCode | None:
         """Do everything; None means that the exit code stands in the status."""
-        with session(self._settings, self._options.file, self._options.command) as live:
+        options = self._options
+        with session(self._settings, options.file, options.command, private=options.wait) as live:
             self.lasting = live.lasting
             accepted = self._start(live)
             self._changed = accepted.changed
-            if self._options.wait and accepted.changed:
+            if options.wait and accepted.changed:
                 return self._follow(live, accepted.revision)
             # Without events: the past of a finished apply is no progress.
             self._status = live.api.revision(RevisionQuery(revision=accepted.revision, after_event=_NEWEST))
-            if not self._options.wait:
+            if not options.wait:
                 return ExitCode.DONE
             return None if self._status.phase.final else self._follow(live, accepted.revision)
 
     def _start(self, live: Session) -> ApplyAccepted:
         options = self._options
-        if not options.wait and not live.lasting:
-            msg = "--no-wait needs a controller that stays: the private stack ends with this command"
-            raise UserInputError(msg, next_step="type fleet up in another terminal, or leave --no-wait out")
         request = self._prepared.request(prune=options.prune)
         with located(self._prepared.loaded):
             self._prepared.send(live.api)

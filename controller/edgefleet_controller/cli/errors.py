@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 EXIT_ERROR = 1
 EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+"""As shells count it: 128 and the number of SIGINT."""
 
 R = TypeVar("R", bound="Record")
 
@@ -40,6 +42,9 @@ class FleetGroup(TyperGroup):
         except EdgefleetError as error:
             report(error)
             raise typer.Exit(exit_code_of(error)) from error
+        except KeyboardInterrupt as error:
+            output.words("stopped")
+            raise typer.Exit(EXIT_INTERRUPTED) from error
         except OSError as error:
             if error.errno == errno.EPIPE:
                 raise  # whoever read our output has seen enough; typer ends quietly

@@ -50,7 +50,11 @@ def explain(
         raise UserInputError(msg, next_step="name a model file, an artifact's folder or digest, or a device")
     else:
         from edgefleet_controller.cli.inspect import show_device
+        from edgefleet_controller.cli.session import reader
 
+        if reader(ctx.obj) is None:
+            msg = f"{what[:200]}: no such file or folder, and there is no fleet here whose device it could be"
+            raise UserInputError(msg, next_step="name a model file, an artifact's folder or digest, or a device")
         show_device(ctx, what, form)
 
 

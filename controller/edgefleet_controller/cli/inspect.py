@@ -78,12 +78,16 @@ def evidence(
     form: FormatOption = "table",
 ) -> None:
     """List what was measured on devices, newest first: verdict, failed gate, parity, latency, memory."""
-    from edgefleet_controller.api import EvidenceQuery
+    from edgefleet_controller.api import Empty, EvidenceQuery
     from edgefleet_controller.cli.render_state import draw_evidence
 
     wanted = build(EvidenceQuery, device=device, model=model, limit=limit)
-    result = require_reader(ctx.obj).evidence(wanted)
+    store = require_reader(ctx.obj)
+    result = store.evidence(wanted)
     output.emit(result, form, lambda console: draw_evidence(console, result.evidence))
+    if not result.evidence and (device or model):
+        known = sorted({f"{row.device}/{one.model}" for row in store.devices(Empty()).devices for one in row.models})
+        output.words(f"no evidence of that; there is: {', '.join(known[:20]) or 'none'}")
 
 
 def health(

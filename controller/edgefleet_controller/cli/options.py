@@ -45,11 +45,13 @@ def parsed(text: str, option: str, parse: Callable[[str], T]) -> T:
 
 def existing_file(path: Path, what: str) -> str:
     """Return an existing, readable file as an absolute path. Raises UserInputError naming the argument."""
-    from edgefleet_controller.resolve import MAX_SOURCE_BYTES
+    from edgefleet_controller.resolve import MAX_SOURCE_BYTES, near_file
 
     if not path.is_file():
+        near = None if path.exists() else near_file(path.resolve())
         kind = "not a file" if path.exists() else "no such file"
-        raise UserInputError(f"{what}: {kind}: {path}")
+        hint = f"; did you mean {str(path.with_name(near))!r}?" if near else ""
+        raise UserInputError(f"{what}: {kind}: {path}{hint}", next_step=None if near else "name a file that exists")
     if not os.access(path, os.R_OK):
         raise UserInputError(f"{what}: cannot be read: {path}", next_step="check its permissions")
     if (size_bytes := path.stat().st_size) > MAX_SOURCE_BYTES:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from edgefleet_contract.errors import TransportError
+from edgefleet_contract.errors import TransportError, UserInputError
 from edgefleet_controller.cli import output
 
 if TYPE_CHECKING:
@@ -34,15 +34,17 @@ class Session:
 
 
 @contextmanager
-def session(settings: Settings, manifest: Path, command: str) -> Iterator[Session]:
+def session(settings: Settings, manifest: Path, command: str, *, private: bool = True) -> Iterator[Session]:
     """Connect: to `--server`, else to the stack running on this home, else to one started until the block ends.
 
     Args:
         settings: the global options and ports.
         manifest: the manifest whose home is meant.
         command: what the user runs, shown to whoever finds the home busy.
+        private: whether a stack that ends with the command will do.
 
     Raises:
+        UserInputError: only a stack of one's own could be had, and none is wanted.
         EdgefleetError: no controller could be reached or started.
     """
     backend = settings.backend
@@ -55,6 +57,9 @@ def session(settings: Settings, manifest: Path, command: str) -> Iterator[Sessio
         with closing(running) as api:
             yield Session(api, lasting=True)
         return
+    if not private:
+        msg = "--no-wait needs a controller that stays: the private stack ends with this command"
+        raise UserInputError(msg, next_step="type fleet up in another terminal, or leave --no-wait out")
     with backend.stack(home, command, shared=False) as stack:
         output.words(f"started a private stack in {home.root}")
         stack.wait_ready(on_progress=output.words)

@@ -171,7 +171,7 @@ class Checker:
             return UnfitModelError(
                 f"model {name!r}: {_blamed(spec, what)} {error.message}",
                 path=("models", name, key, *error.fault.at),
-                next_step=error.fault.next_step or f"correct that, then apply again: {_meant(spec, what)}",
+                next_step=error.fault.next_step or f"correct that and try again: {_meant(spec, what)}",
             )
         dest = self._work_dir / "reproduce" / f"check-{name}"
         keep_for_reproduction(error.command, work, dest)

@@ -253,13 +253,14 @@ def test_no_wait_starts_the_apply_and_leaves(
     assert len(scripted.asked("revision")) == 1
 
 
-def test_no_wait_is_refused_when_the_stack_would_end_with_the_command(
-    cli: Cli, scripted: ScriptedApi, manifest: Path
+def test_no_wait_is_refused_before_a_stack_is_started_that_would_end_with_the_command(
+    cli: Cli, backend: FakeBackend, scripted: ScriptedApi, manifest: Path
 ) -> None:
     result = cli("apply", str(manifest), "--no-wait")
     assert result.exit_code == ExitCode.USAGE
     assert "fleet up" in result.stderr
     assert scripted.asked("apply") == []
+    assert backend.log == []
 
 
 def test_nothing_changed_is_one_line_and_still_the_table(

@@ -312,3 +312,73 @@ def test_what_does_not_fit_a_model_is_said_with_its_place_in_the_manifest(
     assert "states.yaml:6:17: model 'dense': state names output 'yy'; the model has 'y'" in " ".join(
         said.output.split()
     )
+
+
+@pytest.fixture
+def artifact(home: Path, model: Path, tmp_path: Path) -> Path:
+    [row] = built(home, model, "--variant", "ort/cpu/fp32", "--out", tmp_path / "out")
+    return Path(row["file"]).parent
+
+
+def test_an_export_deletes_nothing_that_is_no_part_of_an_artifact(home: Path, artifact: Path, tmp_path: Path) -> None:
+    place = tmp_path / "exported"
+    for _ in range(2):
+        assert fleet(home, "export", artifact, place).exit_code == 0
+    (place / "notes.txt").write_text("mine")
+    result = fleet(home, "export", artifact, place)
+    assert result.exit_code == 2
+    assert "notes.txt" in result.stderr
+    assert (place / "notes.txt").read_text() == "mine"
+
+
+def test_an_export_to_a_file_or_to_the_folder_one_stands_in_is_refused(
+    home: Path, artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    Path("file").write_text("mine")
+    for place, why in (("file", "is no folder"), (".", "is the folder this command runs in")):
+        result = fleet(home, "export", artifact, place)
+        assert result.exit_code == 2
+        assert why in result.stderr
+    assert [each.name for each in here.iterdir()] == ["file"]
+
+
+def test_a_mistyped_model_is_answered_with_its_neighbour(home: Path, model: Path) -> None:
+    result = fleet(home, "build", model.with_name("Dense_Layr.onnx"))
+    assert result.exit_code == 2
+    assert f"did you mean {str(model)!r}?" in result.stderr
+
+
+def test_a_folder_without_an_artifact_is_named(home: Path, model: Path) -> None:
+    result = fleet(home, "explain", model.parent)
+    assert result.exit_code == 2
+    assert f"{model.parent} holds no artifact.json" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--max-p50", "fast"), "--max-p50 'fast': "),
+        (("--max-size", "big"), "--max-size 'big': "),
+        (("--targets", "ort/cpx"), "unknown engine of ort 'cpx'; allowed: cpu,"),
+    ],
+)
+def test_a_wrong_limit_or_target_is_named_with_what_is_allowed(
+    home: Path, model: Path, words: tuple[str, str], said: str
+) -> None:
+    result = fleet(home, "tune", model, *words)
+    assert result.exit_code == 2
+    assert said in result.stderr
+
+
+def test_a_search_that_finds_nothing_leaves_the_earlier_result(home: Path, model: Path, samples: Path) -> None:
+    beside = model.with_name(model.name + tuning.SUFFIX)
+    beside.write_text("earlier")
+    given = ("--samples", samples, "--targets", "ort/cpu/fp32", "--max-size", "1B")
+    result = fleet(home, "tune", model, *given)
+    assert result.exit_code == 3
+    assert beside.read_text() == "earlier"
+    assert "nothing was written for fleet apply" in result.stderr
+    beside.unlink()

@@ -202,3 +202,25 @@ def test_text_of_the_user_is_never_taken_for_markup(cli: Cli, store: ScriptedApi
     out = cli("query", "x").stdout
     assert "[bold]a" in out
     assert "[red]x[/red] :smile:" in out
+
+
+def test_evidence_of_an_unknown_device_says_what_there_is_evidence_of(cli: Cli, store: ScriptedApi) -> None:
+    store.script(api.EvidenceResult(evidence=()))
+    result = cli("evidence", "--device", "lokal", "-o", "json")
+    assert json.loads(result.stdout)["evidence"] == []
+    assert "no evidence of that; there is: local/digits" in result.stderr
+
+
+def test_ctrl_c_is_one_word_and_130(cli: Cli, store: ScriptedApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("edgefleet_controller.cli.inspect.require_reader", interrupted)
+    result = cli("health", "-o", "json")
+    assert (result.exit_code, result.stdout, result.stderr) == (130, "", "stopped\n")
+
+
+def test_a_name_that_is_no_file_where_there_is_no_fleet_is_told(cli: Cli) -> None:
+    result = cli("explain", "nothing")
+    assert result.exit_code == 2
+    assert "no such file or folder" in result.stderr
