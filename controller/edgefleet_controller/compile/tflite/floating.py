@@ -159,7 +159,8 @@ def _try(attempt: Attempt, probes: Probes) -> FloatFile:
 
 def _converted(attempt: Attempt, probes: Probes) -> tuple[bytes, Interpreter]:
     """Return the file and its interpreter: scalars without axes, int64 outputs that came out narrower widened."""
-    data = _complete(convert.to_tflite(attempt.model, attempt.keep), attempt, probes)
+    data = _complete(lost.with_constant_states(convert.to_tflite(attempt.model, attempt.keep)), attempt, probes)
+    data = lost.without_loose_ends(data)
     interpreter = Interpreter(data)
     ports = (*interpreter.inputs, *interpreter.outputs)
     one = {

@@ -1,4 +1,4 @@
-"""Outputs the converter leaves without a producer: it drops a Transpose and keeps its result alone, or the reverse."""
+"""What the converter leaves loose: outputs behind a dropped Transpose, first states, operators nobody reads."""
 
 from __future__ import annotations
 
@@ -12,6 +12,88 @@ from edgefleet_controller.compile.npz import Array
 from edgefleet_controller.compile.tflite import flatbuffer
 from edgefleet_controller.compile.tflite.flatbuffer import FlatObject
 from edgefleet_controller.compile.tflite.layout import Axes
+
+_STATEFUL = frozenset({
+    "BIDIRECTIONAL_SEQUENCE_LSTM", "BIDIRECTIONAL_SEQUENCE_RNN", "CALL_ONCE", "LSTM", "RNN", "SVDF",
+    "UNIDIRECTIONAL_SEQUENCE_LSTM", "UNIDIRECTIONAL_SEQUENCE_RNN",
+})  # fmt: skip
+"""Operators that write to variables among their inputs."""
+
+
+def with_constant_states(data: bytes) -> bytes:
+    """Return the file with zeros for variables that no operator writes.
+
+    An unrolled GRU begins so; the quantiser cannot read a variable, and runtimes would keep a state that never changes.
+    """
+    model = flatbuffer.read(data)
+    graph = model.subgraphs[0]
+    written = _written(graph)
+    for operator in graph.operators or ():
+        if flatbuffer.operator_type(model, operator) in _STATEFUL:
+            written |= dict.fromkeys(map(int, operator.inputs), 0)
+    still = [t for index, t in enumerate(graph.tensors) if t.isVariable and index not in written]
+    still = [t for t in still if flatbuffer.type_names()[t.type] == "float32"]
+    if not still:
+        return data
+    for tensor in still:
+        buffer = type(model.buffers[0])()
+        buffer.data = np.zeros(4 * int(np.prod(tensor.shape, dtype=np.int64)), dtype=np.uint8)
+        model.buffers.append(buffer)
+        tensor.buffer, tensor.isVariable = len(model.buffers) - 1, False
+    return flatbuffer.write(model)
+
+
+def without_loose_ends(data: bytes) -> bytes:
+    """Return the file without operators whose results nothing reads, and with a Squeeze for a Reshape to a scalar.
+
+    The quantiser asks XNNPACK for every tensor's values, which it does not compute where nothing reads them, and takes
+    the empty shape of a scalar for no constant.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = flatbuffer.read(data)
+    graph = model.subgraphs[0]
+    operators = list(graph.operators or ())
+    while (dead := _unread(graph, operators)) is not None:
+        operators.remove(dead)
+        for index in map(int, dead.outputs):
+            graph.tensors[index].shape = np.zeros(1, dtype=np.int32)
+    scalars = [each for each in operators if _is_to_scalar(model, each)]
+    if len(operators) == len(graph.operators or ()) and not scalars:
+        return data
+    for operator in scalars:
+        rank = len(graph.tensors[operator.inputs[0]].shape)
+        operator.opcodeIndex = _code(model, schema.BuiltinOperator.SQUEEZE)
+        operator.inputs = operator.inputs[:1]
+        operator.builtinOptionsType = schema.BuiltinOptions.SqueezeOptions
+        operator.builtinOptions = schema.SqueezeOptionsT()
+        operator.builtinOptions.squeezeDims = np.arange(rank, dtype=np.int32)
+    graph.operators = operators
+    return flatbuffer.write(model)
+
+
+def _unread(graph: FlatObject, operators: Sequence[FlatObject]) -> FlatObject | None:
+    read = {int(index) for each in operators for index in each.inputs} | set(map(int, graph.outputs))
+    return next((each for each in operators if len(each.outputs) and not read & set(map(int, each.outputs))), None)
+
+
+def _is_to_scalar(model: FlatObject, operator: FlatObject) -> bool:
+    tensors = model.subgraphs[0].tensors
+    if flatbuffer.operator_type(model, operator) != "RESHAPE" or len(operator.inputs) < 2:
+        return False
+    given, shape = tensors[operator.inputs[0]], tensors[operator.inputs[1]]
+    return list(map(int, shape.shape)) == [0] and given.shape is not None and len(given.shape) > 0
+
+
+def _code(model: FlatObject, builtin: int) -> int:
+    """Add an operator code; return its place."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    code = schema.OperatorCodeT()
+    code.builtinCode = code.deprecatedBuiltinCode = builtin
+    code.version = 1
+    model.operatorCodes.append(code)
+    return len(model.operatorCodes) - 1
 
 
 def outputs(data: bytes) -> tuple[str, ...]:
@@ -82,17 +164,14 @@ def with_transpose(data: bytes, name: str, source: int, axes: Axes) -> bytes:
 
 def _transpose(model: FlatObject, schema: FlatObject, source: int, target: int, axes: Axes) -> FlatObject:
     graph = model.subgraphs[0]
-    buffer, order, code, operator = schema.BufferT(), schema.TensorT(), schema.OperatorCodeT(), schema.OperatorT()
+    buffer, order, operator = schema.BufferT(), schema.TensorT(), schema.OperatorT()
     buffer.data = np.frombuffer(np.asarray(axes, dtype=np.int32).tobytes(), dtype=np.uint8)
     model.buffers.append(buffer)
     order.name = f"{flatbuffer.text(graph.tensors[target].name)}_axes"
     order.shape, order.type = np.asarray([len(axes)], dtype=np.int32), schema.TensorType.INT32
     order.buffer = len(model.buffers) - 1
     graph.tensors.append(order)
-    code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.TRANSPOSE
-    code.version = 1
-    model.operatorCodes.append(code)
-    operator.opcodeIndex = len(model.operatorCodes) - 1
+    operator.opcodeIndex = _code(model, schema.BuiltinOperator.TRANSPOSE)
     operator.inputs = np.asarray([source, len(graph.tensors) - 1], dtype=np.int32)
     operator.outputs = np.asarray([target], dtype=np.int32)
     operator.builtinOptionsType = schema.BuiltinOptions.TransposeOptions
