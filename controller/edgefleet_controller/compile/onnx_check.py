@@ -48,6 +48,7 @@ def load(path: Path) -> onnx.ModelProto:
     _check_external_data(model)
     _check_operators(model)
     _find_shapes(model)
+    _check_written_once(model.graph)
     try:
         onnx_graph.sort_nodes(model.graph)  # ONNX Runtime takes nodes in any order, and converters write them so
     except ValueError as error:
@@ -181,6 +182,19 @@ def _check_names(model: onnx.ModelProto) -> None:
         wrong = wrong or next((text for text in texts if not isinstance(text, str)), None)
     if wrong is not None:
         raise _fault(f"holds a name that is no text ({wrong!r}): the file is damaged")
+
+
+def _check_written_once(graph: onnx.GraphProto) -> None:
+    """Refuse a node that writes what is there already, as exporters do for a model that gives its input back."""
+    taken = {value.name for value in graph.input}
+    for node in graph.node:
+        again = next((name for name in node.output if name and name in taken), None)
+        if again is not None:
+            raise _fault(
+                f"has node {node.name or node.op_type!r} ({node.op_type}) write {again!r}, which the graph has already",
+                "give the model's outputs other names than its inputs, then export it again",
+            )
+        taken |= {name for name in node.output if name}
 
 
 def _check_external_data(model: onnx.ModelProto) -> None:

@@ -497,3 +497,10 @@ def test_an_input_without_batch_axis_takes_whole_samples(
 
 def test_a_fixed_batch_above_one_is_refused(ask: Ask, make_classifier: Callable[..., onnx.ModelProto]) -> None:
     refused(ask, "samples", "fixed at 4", source=make_classifier(shape=(4, 4)))
+
+
+def test_a_node_that_writes_an_input_again_is_named(ask: Ask, make_classifier: Callable[..., onnx.ModelProto]) -> None:
+    model = make_classifier()
+    model.graph.node.append(helper.make_node("Identity", ["x"], ["x"], name="given_back"))
+    model.graph.output.append(helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["batch", 4]))
+    refused(ask, "source", "has node 'given_back' (Identity) write 'x', which the graph has already", source=model)
