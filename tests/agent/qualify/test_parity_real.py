@@ -1,4 +1,4 @@
-"""Recorded outputs of twelve models: no honest artifact may fail and no broken one may pass, task given or not."""
+"""Recorded outputs of fourteen models: no honest artifact may fail and no broken one may pass, task given or not."""
 
 from __future__ import annotations
 
