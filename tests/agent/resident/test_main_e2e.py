@@ -249,11 +249,11 @@ def test_an_agent_killed_again_and_again_ends_in_the_same_state(
     assert len(finals) == 1
 
 
-def test_the_agent_stops_within_a_second_and_says_farewell(controller: Controller, start_agent: Any) -> None:
+def test_the_agent_stops_when_asked_and_says_farewell(controller: Controller, start_agent: Any) -> None:
     process = start_agent()
     controller.until(lambda event: isinstance(event, Presence) and event.online)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(1.5) == 0
+    assert process.wait(WAIT_S) == 0
     controller.until(lambda event: isinstance(event, Presence) and not event.online)
 
 
@@ -261,7 +261,7 @@ def test_the_agent_ends_when_its_standard_input_closes(controller: Controller, s
     process = start_agent()
     controller.until(lambda event: isinstance(event, Presence) and event.online)
     process.stdin.close()
-    process.wait(2.0)
+    process.wait(WAIT_S)
 
 
 def test_the_resident_process_loads_neither_numpy_nor_a_runtime(controller: Controller, start_agent: Any) -> None:
