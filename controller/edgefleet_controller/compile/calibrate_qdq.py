@@ -80,6 +80,11 @@ def is_symmetric(layout: QdqLayout) -> bool:
     return bool(_SETTINGS[layout].extra.get("ActivationSymmetric", False))
 
 
+def largest_level(layout: QdqLayout) -> int:
+    """Return the largest level a product's weights take: 64 of 7 bits, 127 of 8."""
+    return 64 if _SETTINGS[layout].reduce_range else 127
+
+
 def layout_words(layout: QdqLayout) -> str:
     """Return a layout in words, for an artifact's options."""
     return _SETTINGS[layout].words

@@ -16,6 +16,12 @@ MAX_DROP = 0.01
 """Largest loss of top-1 that is accepted without more float layers; one sample may always be lost."""
 
 
+EXACT_DB = 30.0
+"""Signal to noise an int8 transformer should have over all judged samples: noise is a thousandth of the power."""
+MAX_EXACT_SHARE = 0.2
+"""Share of the weights that may go back to float for `EXACT_DB` alone: the largest a search over recipes tries too."""
+
+
 @dataclass(frozen=True)
 class Target:
     """The limits of one build.
@@ -24,11 +30,13 @@ class Target:
         precision: what the file claims to be.
         task: what the outputs mean, where the manifest says.
         max_drop: largest loss of top-1.
+        min_sqnr_db: least signal to noise over all judged samples; None: whatever passes the trial.
     """
 
     precision: ClaimedPrecision
     task: Task | None
     max_drop: float = MAX_DROP
+    min_sqnr_db: float | None = None
 
     def misses(self, judge: Judge, model: Path, score: Score, *, optimise: bool) -> str | None:
         """Return what a model file misses, or None. Runs the agent's own comparison in a child process.
@@ -45,6 +53,8 @@ class Target:
         allowed = max(self.max_drop, 1.0 / max(1, len(judge.feeds)))
         if score.drop > allowed:
             return f"top-1 falls by {score.drop:.4f}; allowed: {allowed:.4f}"
+        if self.min_sqnr_db is not None and score.sqnr_db < self.min_sqnr_db:
+            return f"signal to noise is {score.sqnr_db:.2f} dB; wanted: {self.min_sqnr_db:g} dB"
         return self._trial(judge, model, optimise=optimise)
 
     def _trial(self, judge: Judge, model: Path, *, optimise: bool) -> str | None:

@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 from scipy.optimize import Bounds, LinearConstraint, milp
 
-from edgefleet_controller.compile import sensitivity
+from edgefleet_controller.compile import rounding, sensitivity
 from edgefleet_controller.compile.calibrate import Measured, Scored, quantisation_faults, score_file
 from edgefleet_controller.compile.calibrate_qdq import QdqLayout, is_symmetric, layers, write_qdq
 from edgefleet_controller.compile.calibrate_target import Target
@@ -84,16 +84,18 @@ def solve(candidates: Sequence[Candidate], budget: float) -> frozenset[str]:
     return frozenset(each.name for each, keep in zip(candidates, answer.x, strict=True) if keep > 0.5)
 
 
-def rescue(measured: Measured, plain: Scored, target: Target) -> Rescued:
+def rescue(measured: Measured, plain: Scored, target: Target, max_share: float | None = None) -> Rescued:
     """Return a file of mixed precision that meets the target, with as few bytes in float as was found.
 
     Args:
         measured: the prepared model and what was measured on it.
         plain: the best plain int8 file; its ranges are used.
         target: what the file must meet.
+        max_share: of the weights, 0 to 1, that no file may exceed in float; None: the search ends beyond
+            `MAX_KEPT_SHARE`.
     """
     candidates = _candidates(measured, plain)
-    found, tried_n, met = _search(measured, plain, target, candidates)
+    found, tried_n, met = _search(measured, plain, target, candidates, max_share)
     return Rescued(found.scored, met, _options(found, candidates, measured, tried_n))
 
 
@@ -145,14 +147,15 @@ class _Tried:
 
 
 def _search(
-    measured: Measured, plain: Scored, target: Target, candidates: Sequence[Candidate]
+    measured: Measured, plain: Scored, target: Target, candidates: Sequence[Candidate], max_share: float | None
 ) -> tuple[_Tried, int, bool]:
     tried = [_Tried(Plan(frozenset(), sum(each.noise for each in candidates)), plain)]
     passed: _Tried | None = None
     failed = tried[0]
     for share in _SHARES:
         budget = share * _left(candidates, failed.plan.keep)
-        made = _attempt(measured, plain, target, Plan(solve(candidates, budget), budget), tried)
+        keep = _bounded(candidates, solve(candidates, budget), max_share)
+        made = _attempt(measured, plain, target, Plan(keep, budget), tried)
         if made is None:
             break
         if made.met:
@@ -187,6 +190,13 @@ def _refined(
     return passed
 
 
+def _bounded(candidates: Sequence[Candidate], keep: frozenset[str], max_share: float | None) -> frozenset[str]:
+    """Return the layers to keep in float, or where their weights are too many the best choice of as many as may be."""
+    sizes = {each.name: each.weight_bytes for each in candidates}
+    limit = float("inf") if max_share is None else max_share * sum(sizes.values())
+    return keep if sum(sizes[name] for name in keep) <= limit else solve_within(candidates, limit)
+
+
 def _left(candidates: Sequence[Candidate], keep: frozenset[str]) -> float:
     """Return the noise of all layers that are not kept in float."""
     return sum(each.noise for each in candidates if each.name not in keep)
@@ -199,7 +209,8 @@ def _attempt(measured: Measured, plain: Scored, target: Target, plan: Plan, trie
     out = measured.work_dir / f"mixed-{len(tried)}.onnx"
     with quantisation_faults():
         keep = with_pass_through(measured.model, plan.keep)
-        onnx.save(write_qdq(measured.model, plain.ranges, measured.layout, keep_float=keep), out)
+        model = rounding.restored(measured.model, measured.exact, keep)
+        onnx.save(write_qdq(model, plain.ranges, measured.layout, keep_float=keep), out)
         score = score_file(measured, out)
     scored = Scored(out, plain.method, score, plain.ranges)
     why = missed(measured, scored, target)

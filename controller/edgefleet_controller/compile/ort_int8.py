@@ -8,7 +8,7 @@ from dataclasses import replace
 import onnx
 
 from edgefleet_contract.artifact import TensorSpec
-from edgefleet_controller.compile import mixed, smooth
+from edgefleet_controller.compile import mixed, rounding, smooth
 from edgefleet_controller.compile.calibrate import (
     Chosen,
     Measured,
@@ -20,9 +20,16 @@ from edgefleet_controller.compile.calibrate import (
     quantisation_faults,
     score_file,
 )
-from edgefleet_controller.compile.calibrate_qdq import WEIGHTED, is_symmetric, is_transformer, layers, write_qdq
+from edgefleet_controller.compile.calibrate_qdq import (
+    WEIGHTED,
+    is_symmetric,
+    is_transformer,
+    largest_level,
+    layers,
+    write_qdq,
+)
 from edgefleet_controller.compile.calibrate_ranges import METHODS, observe, ranges_by
-from edgefleet_controller.compile.calibrate_target import Target
+from edgefleet_controller.compile.calibrate_target import EXACT_DB, MAX_EXACT_SHARE, Target
 from edgefleet_controller.compile.fault import CompileFaultError
 from edgefleet_controller.compile.onnx_graph import none_found
 from edgefleet_controller.compile.protocol import BuildRequest, OptionValue
@@ -52,6 +59,9 @@ def quantize(request: BuildRequest, inputs: tuple[TensorSpec, ...], layout: QdqL
     if recipe.smoothquant == "auto" and is_transformer(plain.model) and smooth.products(plain.model):
         best, measured, more = _smoothed(plain, best, recipe.calibration)
         options |= more
+    if is_transformer(plain.model) and smooth.products(plain.model):
+        best, measured, more = _fitted(measured, best)
+        options |= more
     target = Target("int8", request.task)
     if recipe.keep_share is not None:
         kept = mixed.spend(measured, best, target, recipe.keep_share)
@@ -62,6 +72,10 @@ def quantize(request: BuildRequest, inputs: tuple[TensorSpec, ...], layout: QdqL
         rescued = mixed.rescue(measured, best, target)
         best = rescued.scored
         options |= {"plain_int8_misses": missed[:300], **rescued.options, "mixed_meets_target": rescued.met}
+    elif layout is QdqLayout.U8S8 and is_transformer(plain.model) and best.score.sqnr_db < EXACT_DB:
+        exact = mixed.rescue(measured, best, replace(target, min_sqnr_db=EXACT_DB), MAX_EXACT_SHARE)
+        best = exact.scored
+        options |= {**exact.options, "mixed_meets_target": exact.met, "mixed_target_sqnr_db": EXACT_DB}
     return Chosen(best.path, options)
 
 
@@ -91,6 +105,21 @@ def _smoothed(plain: Measured, best: Scored, calibration: str) -> tuple[Scored, 
     figures |= {"smoothquant_products_n": made.products_n, "smoothquant_folded_n": made.folded_n}
     return smoothed, measured, {**figures, "smoothquant": True, "smoothquant_strength": strength,
                                 "calibration": smoothed.method}  # fmt: skip
+
+
+def _fitted(measured: Measured, best: Scored) -> tuple[Scored, Measured, dict[str, OptionValue]]:
+    """Return the file with weights fitted to their grid where it is better, and what it was judged by."""
+    out = measured.work_dir / "fitted.onnx"
+    with quantisation_faults():
+        moments = rounding.second_moments(measured.model, measured.feeds)
+        made = rounding.fitted(measured.model, moments, largest_level(measured.layout))
+        onnx.save(write_qdq(made.model, best.ranges, measured.layout), out)
+        score = score_file(measured, out)
+    figures: dict[str, OptionValue] = {"fitted_sqnr_db": round(score.sqnr_db, 2), "fitted_weights_n": len(made.exact)}
+    if score.rank <= best.score.rank:
+        return best, measured, {**figures, "weights_fitted": False}
+    fitted = replace(measured, model=made.model, exact=made.exact)
+    return Scored(out, best.method, score, best.ranges), fitted, {**figures, "weights_fitted": True}
 
 
 def _at_strength(plain: Measured, model: onnx.ModelProto, strength: float) -> float:

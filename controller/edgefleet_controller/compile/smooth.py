@@ -124,12 +124,12 @@ class _Edit:
     def rows(self, node: onnx.NodeProto) -> Array:
         """Return a product's weight with input channels first."""
         values: Array = numpy_helper.to_array(self._weights[node.input[1]])
-        return values.T if _is_transposed(node) else values
+        return values.T if is_transposed(node) else values
 
     def multiply_rows(self, node: onnx.NodeProto, scale: Array) -> None:
         """Multiply a product's weight by one factor an input channel; other readers keep theirs."""
         made = self.rows(node) * scale[:, None]
-        made = made.T if _is_transposed(node) else made
+        made = made.T if is_transposed(node) else made
         self._set(node, 1, np.ascontiguousarray(made))
 
     def fold(self, tensor: str, readers: Sequence[str], scale: Array) -> bool:
@@ -203,5 +203,6 @@ class _Edit:
         node.input[place] = tensor.name
 
 
-def _is_transposed(node: onnx.NodeProto) -> bool:
+def is_transposed(node: onnx.NodeProto) -> bool:
+    """Return whether a Gemm has its weight with output channels first."""
     return any(attribute.name == "transB" and attribute.i for attribute in node.attribute)

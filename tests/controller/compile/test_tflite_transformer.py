@@ -11,7 +11,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgefleet_controller.compile import session
-from edgefleet_controller.compile.tflite import floating, quantise, source
+from edgefleet_controller.compile.calibrate_judge import Score
+from edgefleet_controller.compile.tflite import floating, quantise, source, target
 from edgefleet_controller.compile.tflite.interpreter import Interpreter
 
 DIM, HEADS, DEPTH, SIZE, PATCH, CLASSES = 64, 4, 2, 32, 8, 10
@@ -107,6 +108,18 @@ def test_an_int8_transformer_keeps_30_db(seed: int) -> None:
 
     assert sqnr_db(made.data) > 100
     assert sqnr_db(files["minmax-products"]) > max(30.0, sqnr_db(files["minmax"]))
+    assert sqnr_db(files["minmax-layers"]) > sqnr_db(files["minmax-products"])
+    assert sqnr_db(files["layers-as-they-come"]) > sqnr_db(files["minmax-layers"])
+
+
+def test_a_file_that_rounds_at_run_time_is_taken_only_where_no_other_is_exact_enough() -> None:
+    def score(sqnr_db: float) -> Score:
+        return Score(sqnr_db, sqnr_db, None, None, 0.0, 64)
+
+    late = quantise.AS_THEY_COME
+    assert target._best({"minmax": score(25.0), "minmax-layers": score(31.0), late: score(34.0)}) == "minmax-layers"
+    assert target._best({"minmax": score(25.0), "minmax-layers": score(29.0), late: score(34.0)}) == late
+    assert target._best({late: score(20.0)}) == late
 
 
 def test_products_the_simplifier_would_fuse_beyond_the_converter_stay_apart(monkeypatch: pytest.MonkeyPatch) -> None:

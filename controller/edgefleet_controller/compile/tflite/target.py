@@ -12,7 +12,8 @@ from edgefleet_contract.artifact import EvidenceLevel, TensorMap, TensorSpec
 from edgefleet_contract.coverage import Coverage
 from edgefleet_contract.variant import Variant, parse_variant
 from edgefleet_controller.compile import npz, onnx_check, preprocess
-from edgefleet_controller.compile.calibrate_judge import Judge, open_judge
+from edgefleet_controller.compile.calibrate_judge import Judge, Score, open_judge
+from edgefleet_controller.compile.calibrate_target import EXACT_DB
 from edgefleet_controller.compile.fault import CompileFaultError
 from edgefleet_controller.compile.npz import Array, Arrays
 from edgefleet_controller.compile.protocol import BuildAnswer, BuildRequest, OptionValue
@@ -107,7 +108,7 @@ def _static(request: BuildRequest, inputs: Specs, floats: FloatFile, *, activati
     if not scores:
         reason = f"the quantised file is refused by LiteRT: {refusals[0]}"
         raise CompileFaultError("variant", reason, family="unsupported")
-    best = max(scores, key=lambda method: scores[method].rank)
+    best = _best(scores)
     options: dict[str, OptionValue] = {
         "layout": f"activations int{activation_bits}, weights int8 per channel, edges float32",
         "calibration": best,
@@ -116,7 +117,19 @@ def _static(request: BuildRequest, inputs: Specs, floats: FloatFile, *, activati
         **{f"{method}_sqnr_db": round(score.sqnr_db, 2) for method, score in scores.items()},
         **_figures(files[best]),
     }
-    return Made(files[best], options, {})
+    return Made(files[best], options, versions.HYBRID_RUNTIME if best == quantise.AS_THEY_COME else {})
+
+
+def _best(scores: Mapping[str, Score]) -> str:
+    """Return the best method: one that rounds at run time only where no other reaches `EXACT_DB`.
+
+    Older runtimes refuse such a file.
+    """
+    static = {method: score for method, score in scores.items() if method != quantise.AS_THEY_COME}
+    best = max(static or scores, key=lambda method: scores[method].rank)
+    if scores[best].sqnr_db >= EXACT_DB:
+        return best
+    return max(scores, key=lambda method: scores[method].rank)
 
 
 def _by_recipe(files: dict[str, bytes], calibration: str) -> dict[str, bytes]:
