@@ -11,27 +11,15 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from edgefleet_contract.artifact import InputTransform
-from edgefleet_controller.compile import npz, onnx_check
+from edgefleet_controller.compile import npz
 from edgefleet_controller.compile.fault import CompileFaultError
 from edgefleet_controller.compile.ingest import ingest
 from edgefleet_controller.compile.protocol import IngestAnswer, IngestRequest, SamplesFile
 
 Ask = Callable[..., IngestAnswer]
-
-SOUND = helper.make_model(
-    helper.make_graph(
-        [helper.make_node("Relu", ["x"], ["y"], name="relu")],
-        "sound",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 4])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 4])],
-    ),
-    opset_imports=[helper.make_opsetid("", 17)],
-)
 
 
 @pytest.fixture
@@ -150,19 +138,6 @@ def test_a_damaged_name_is_refused_and_not_a_crash(ask: Ask, make_classifier: Ca
     for name in (b"logits", b"hidden", b"Relu"):
         data = make_classifier().SerializeToString().replace(name, b"\xff\xfe" + name[2:])
         refused(ask, "source", "no text", source=data)
-
-
-@given(at=st.integers(0, 400), noise=st.binary(min_size=1, max_size=8))
-def test_no_damage_makes_the_check_raise_anything_else(
-    tmp_path_factory: pytest.TempPathFactory, at: int, noise: bytes
-) -> None:
-    data = SOUND.SerializeToString()
-    path = tmp_path_factory.mktemp("damaged") / "m.onnx"
-    path.write_bytes(data[:at] + noise + data[at + len(noise) :])
-    try:
-        onnx_check.record(onnx_check.load(path), "sha256:" + "0" * 64)
-    except CompileFaultError as fault:
-        assert fault.what == "source"  # noqa: PT017 - a sound model is a right answer too
 
 
 def test_a_missing_source_is_refused(ask: Ask, tmp_path: Path) -> None:
@@ -453,14 +428,6 @@ def test_map_outputs_are_refused(ask: Ask) -> None:
     value.type.map_type.key_type = TensorProto.INT64
     value.type.map_type.value_type.tensor_type.elem_type = TensorProto.FLOAT
     refused(ask, "source", "'y'", source=simple([helper.make_node("Relu", ["x"], ["y"])], outputs=[value]))
-
-
-def test_a_source_above_two_gigabytes_is_refused_unread(tmp_path: Path) -> None:
-    path = tmp_path / "huge.onnx"
-    with path.open("wb") as stream:
-        stream.truncate(onnx_check.MAX_SOURCE_BYTES + 1)
-    with pytest.raises(CompileFaultError, match="allowed: 2147483647"):
-        onnx_check.load(path)
 
 
 @pytest.mark.parametrize(
