@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 
-from edgefleet_controller.compile import ort, smooth
+from edgefleet_controller.compile import ort, ort_int8, smooth
 from edgefleet_controller.compile.session import Session, sqnr_db
 
 
@@ -78,3 +78,21 @@ def test_int8_of_a_transformer_with_outlier_channels_gains_by_smoothing(quantise
     assert answer.options["smoothquant"] is True
     assert answer.options["smoothquant_strength"] in smooth.STRENGTHS
     assert int(answer.options["fused_integer_nodes_n"]) >= 6
+
+
+@pytest.mark.parametrize(("wanted_db", "met"), [(37.0, True), (80.0, False)])
+def test_an_int8_transformer_below_its_aim_returns_a_fifth_of_its_weights_at_most(
+    quantised: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted_db: float, met: bool
+) -> None:
+    monkeypatch.setattr(ort_int8, "EXACT_DB", wanted_db)
+    request = quantised.request_for(
+        tmp_path, quantised.outlier_transformer(), "ort/cpu/int8", {"x": samples()}, task="embedding"
+    )
+    options = ort.build(request).options
+    assert options["weights_fitted"] is True
+    assert options["mixed_meets_target"] is met
+    assert 0.0 < float(options["kept_float_weights_share"]) <= 0.2
+    assert (
+        float(options["mixed_sqnr_db"]) > float(options["fitted_sqnr_db"]) > float(options["smoothed_minmax_sqnr_db"])
+    )
+    assert (float(options["mixed_sqnr_db"]) >= wanted_db) is met
