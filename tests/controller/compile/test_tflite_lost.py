@@ -51,3 +51,14 @@ def test_an_output_that_nothing_in_the_file_resembles_is_named(monkeypatch: Any)
     monkeypatch.setattr(lost, "candidates", lambda *_: {})
     with pytest.raises(CompileFaultError, match="leaves output 'y' without an operator that computes it"):
         floating.make(source, FEEDS)
+
+
+def test_a_file_whose_outputs_need_no_input_is_written() -> None:
+    source = parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 17]> g (int32 x) => (float[?] y) { y = HannWindow (x) }'
+    )
+    feeds = [{"x": np.asarray(10, np.int32)}]
+    made = floating.make(source, feeds)
+    (wanted,) = session.Session(source.SerializeToString()).run(feeds[0])
+    (got,) = made.run_all(Interpreter(made.data), feeds)[0].values()
+    assert prove.difference(wanted, got) is None

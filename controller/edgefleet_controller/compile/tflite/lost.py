@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import permutations
 
 import numpy as np
@@ -30,7 +30,7 @@ def with_constant_states(data: bytes) -> bytes:
     written = _written(graph)
     for operator in graph.operators or ():
         if flatbuffer.operator_type(model, operator) in _STATEFUL:
-            written |= dict.fromkeys(map(int, operator.inputs), 0)
+            written |= dict.fromkeys(_indices(operator.inputs), 0)
     still = [t for index, t in enumerate(graph.tensors) if t.isVariable and index not in written]
     still = [t for t in still if flatbuffer.type_names()[t.type] == "float32"]
     if not still:
@@ -73,7 +73,7 @@ def without_loose_ends(data: bytes) -> bytes:
 
 
 def _unread(graph: FlatObject, operators: Sequence[FlatObject]) -> FlatObject | None:
-    read = {int(index) for each in operators for index in each.inputs} | set(map(int, graph.outputs))
+    read = {index for each in operators for index in _indices(each.inputs)} | set(map(int, graph.outputs))
     return next((each for each in operators if len(each.outputs) and not read & set(map(int, each.outputs))), None)
 
 
@@ -181,10 +181,15 @@ def _transpose(model: FlatObject, schema: FlatObject, source: int, target: int, 
 
 def _written(graph: FlatObject) -> dict[int, int]:
     """Return the tensors that hold something when an operator is done: index → its place; -1 for inputs."""
-    made = {int(index): -1 for index in graph.inputs}
+    made = dict.fromkeys(_indices(graph.inputs), -1)
     for place, operator in enumerate(graph.operators or ()):
-        made |= dict.fromkeys(map(int, operator.outputs), place)
+        made |= dict.fromkeys(_indices(operator.outputs), place)
     return made
+
+
+def _indices(found: Iterable[int] | None) -> list[int]:
+    """Return indices as the schema holds them: an array, or None where there are none."""
+    return [] if found is None else [int(index) for index in found]
 
 
 def _is_constant(model: FlatObject, index: int) -> bool:
