@@ -97,14 +97,14 @@ def _code(model: FlatObject, builtin: int) -> int:
 
 
 def outputs(data: bytes) -> tuple[str, ...]:
-    """Return the names of outputs that no operator writes, and that are neither inputs nor constants."""
+    """Return the names of outputs with elements that no operator writes, and that are neither inputs nor constants."""
     model = flatbuffer.read(data)
     graph = model.subgraphs[0]
     made = _written(graph)
     return tuple(
         flatbuffer.text(graph.tensors[index].name)
         for index in map(int, graph.outputs)
-        if index not in made and not _is_constant(model, index)
+        if index not in made and not _is_constant(model, index) and not _is_empty(graph.tensors[index])
     )
 
 
@@ -190,6 +190,10 @@ def _written(graph: FlatObject) -> dict[int, int]:
 def _indices(found: Iterable[int] | None) -> list[int]:
     """Return indices as the schema holds them: an array, or None where there are none."""
     return [] if found is None else [int(index) for index in found]
+
+
+def _is_empty(tensor: FlatObject) -> bool:
+    return tensor.shape is not None and 0 in tensor.shape
 
 
 def _is_constant(model: FlatObject, index: int) -> bool:
