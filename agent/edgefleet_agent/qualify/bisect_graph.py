@@ -5,6 +5,7 @@ Needs the `onnx` package, which devices do not have.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto
 
     from edgefleet_agent.runtimes.base import Array
+
+log = logging.getLogger(__name__)
 
 _DEQUANTISED = ("_DequantizeLinear_Output", "_dequantized", "_DequantizeLinear")
 """What quantisers append to a tensor's name for its dequantised copy."""
@@ -73,8 +76,8 @@ class Graph:
         graph = self.model.graph
         try:
             graph = onnx.shape_inference.infer_shapes(self.model).graph
-        except Exception:  # noqa: BLE001 - inference is a help; what it cannot tell, the run-time values do
-            graph = self.model.graph
+        except Exception:  # inference is a help; what it cannot tell, the run-time values do
+            log.info("shapes could not be inferred", exc_info=True)
         infos = (*graph.value_info, *graph.input, *graph.output)
         return {info.name: info.type.tensor_type.elem_type for info in infos if info.type.tensor_type.elem_type}
 
