@@ -236,8 +236,12 @@ class _Watch:
 
     def wait(self) -> _End:
         closed_s: float | None = None
+        counted_s = self.started_s
         while not _has_ended(self.process):
-            if (over := self._over_a_limit()) is not None:
+            over = self._over_a_limit()
+            if over is None and time.monotonic() - counted_s >= _FAMILY_EVERY_S:
+                over, counted_s = self._family_over_its_limit(), time.monotonic()
+            if over is not None:
                 return over
             if closed_s is not None and time.monotonic() - closed_s > _EXIT_GRACE_S:
                 reason = f"closed its answer pipe but did not exit within {_EXIT_GRACE_S:g} s"
@@ -257,8 +261,6 @@ class _Watch:
             return ChildEnd.GARBAGE, None, f"answered more than {self.limits.answer_bytes} bytes and was killed"
         if (resident := resident_bytes(self.process.pid)) > self.limits.memory_bytes:
             return self._out_of_memory(f"used {resident} bytes of memory")
-        if (time.monotonic() - self.started_s) % _FAMILY_EVERY_S < _POLL_S:
-            return self._family_over_its_limit()
         return None
 
     def _family_over_its_limit(self) -> _End | None:
