@@ -17,11 +17,11 @@ from edgefleet_agent.runtimes.mapped import mapped, to_source
 from edgefleet_agent.samples import Samples, SamplesError, load_arrays, load_samples
 from edgefleet_agent.tasks import in_samples_order, open_model, outputs_of, samples_for
 from edgefleet_contract.accept import MetricAccept
-from edgefleet_contract.artifact import TensorSpec
+from edgefleet_contract.artifact import ClaimedPrecision, TensorSpec
 from edgefleet_contract.base import clip_reason
 from edgefleet_contract.errors import UserInputError
 from edgefleet_contract.evidence import Bisection, BisectStatus, ParityCheck, ParityResult, ParityVerdict, Task
-from edgefleet_contract.job import ClaimedPrecision, CompareAnswer, CompareJob
+from edgefleet_contract.job import CompareAnswer, CompareJob
 
 if TYPE_CHECKING:
     from edgefleet_agent.qualify.parity_claim import NoiseModel

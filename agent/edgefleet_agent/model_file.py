@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from edgefleet_agent import onnx_scan, tflite_scan
-from edgefleet_contract.job import ClaimedPrecision
+from edgefleet_contract.artifact import ClaimedPrecision
 
 _TFLITE_SUFFIX = ".tflite"
 

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from edgefleet_contract.job import ClaimedPrecision
+from edgefleet_contract.artifact import ClaimedPrecision
 
 IDENTIFIER = b"TFL3"
 

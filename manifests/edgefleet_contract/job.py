@@ -20,8 +20,7 @@ from edgefleet_contract.accept import (
     SamplesPerQuery,
     Scenario,
 )
-from edgefleet_contract.artifact import ClaimedPrecision as ClaimedPrecision  # noqa: PLC0414 - kept for those who import it
-from edgefleet_contract.artifact import Constants, InputTransform, StateMap, TensorMaps, TensorSpec
+from edgefleet_contract.artifact import ClaimedPrecision, Constants, InputTransform, StateMap, TensorMaps, TensorSpec
 from edgefleet_contract.base import Reason, Record, TensorName
 from edgefleet_contract.evidence import (
     Bisection,

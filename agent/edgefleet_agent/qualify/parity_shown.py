@@ -16,8 +16,8 @@ import numpy as np
 
 from edgefleet_agent.qualify.parity_claim import CLAIMS
 from edgefleet_agent.qualify.parity_tensor import Array, Flags, Floats, energy_ratio_db, sample_energies
+from edgefleet_contract.artifact import ClaimedPrecision
 from edgefleet_contract.evidence import ParityCheck
-from edgefleet_contract.job import ClaimedPrecision
 
 _LEVELS_DB: Mapping[ClaimedPrecision, float] = {"fp32": 85.0, "fp16": 60.0}
 """fp32 runs of other kernels keep 100 dB and more (half precision at most 77, by its 11 bits); fp16 keeps 60 or more

@@ -80,11 +80,13 @@ def tune(
 
 def _written(dest: Path | None, beside: Path, plot: Path | None) -> str:
     """Say which files were written, and what an apply makes of them; no result is no file."""
-    picture = f", {plot}" if plot else ""
+    files = ", ".join(str(path) for path in (dest, plot) if path is not None)
     if dest is None:
-        return f"no point keeps the limits: nothing was written for fleet apply{picture and f'; written: {plot}'}"
+        return "no point keeps the limits: nothing was written for fleet apply" + (
+            f"; written: {files}" if files else ""
+        )
     used = "fleet apply builds by it" if dest.resolve() == beside.resolve() else f"fleet apply looks for {beside} only"
-    return f"written: {dest}{picture}; {used}"
+    return f"written: {files}; {used}"
 
 
 def check_plot(plot: Path | None) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgefleet_contract.artifact import ClaimedPrecision
 from edgefleet_contract.evidence import ParityVerdict, Task
-from edgefleet_contract.job import ClaimedPrecision, CompareJob
+from edgefleet_contract.job import CompareJob
 from edgefleet_controller.compile import npz
 from edgefleet_controller.compile.calibrate_judge import Judge, Score
 from edgefleet_controller.compile.samples import LABELS

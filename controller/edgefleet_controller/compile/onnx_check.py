@@ -87,7 +87,7 @@ _MULTIPLIERS = frozenset(
     {"Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization", "LayerNormalization", "LSTM", "GRU", "RNN"}
 )
 _INTEGER_OPERATORS = ("QLinear", "QGemm", "QAttention", "ConvInteger", "MatMulInteger")
-_QUANTISED_OPERATORS = ("QLinear", "QGemm", "QAttention", "ConvInteger", "MatMulInteger", "MatMulNBits")
+_QUANTISED_OPERATORS = (*_INTEGER_OPERATORS, "MatMulNBits")
 
 
 def quantised_nodes_n(model: onnx.ModelProto) -> int:

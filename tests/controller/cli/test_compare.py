@@ -7,6 +7,7 @@ from typing import get_args
 import pytest
 
 from edgefleet_contract.accept import Scenario
+from edgefleet_contract.artifact import ClaimedPrecision
 from edgefleet_contract.child import ChildEnd, ChildOutcome
 from edgefleet_contract.evidence import (
     Conditions,
@@ -20,7 +21,7 @@ from edgefleet_contract.evidence import (
     ParityVerdict,
     Task,
 )
-from edgefleet_contract.job import BenchAnswer, ClaimedPrecision, CompareAnswer, ErrorAnswer
+from edgefleet_contract.job import BenchAnswer, CompareAnswer, ErrorAnswer
 from edgefleet_controller.cli.bench import ScenarioChoice, cpu_list
 from edgefleet_controller.cli.compare import PrecisionChoice, TaskChoice
 from edgefleet_controller.cli.options import split_model
