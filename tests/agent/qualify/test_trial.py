@@ -208,8 +208,9 @@ def test_the_operator_profile_is_a_pass_of_its_own_and_can_be_left_out(
 ) -> None:
     profile = tried(golden_artifact, small_budget).latency.profile  # type: ignore[union-attr]
     assert profile is not None
-    assert profile.operators[0].operator == "Conv"
-    assert sum(operator.share for operator in profile.operators) == pytest.approx(1.0, abs=0.01)
+    shares = [operator.share for operator in profile.operators]
+    assert shares == sorted(shares, reverse=True)
+    assert sum(shares) == pytest.approx(1.0, abs=0.01)
     assert [operator.calls_n for operator in profile.operators if operator.operator == "Conv"] == [5]
     without = small_budget.model_copy(update={"profile_max_s": 0.0})
     assert tried(golden_artifact, without).latency.profile is None  # type: ignore[union-attr]

@@ -13,7 +13,7 @@ from starlette.applications import Starlette
 from starlette.types import Message, Scope
 
 from edgefleet_contract.errors import DeviceError, TransportError, UserInputError
-from edgefleet_controller.api import Phase
+from edgefleet_controller.api import Phase, RevisionQuery
 from edgefleet_controller.stack import server
 from edgefleet_controller.stack.operations import MAX_BLOB_BYTES, MAX_BODY_BYTES, OPERATIONS
 from edgefleet_controller.stack.server import create_app
@@ -194,7 +194,8 @@ def test_a_long_poll_waits_in_short_pieces_and_ends_with_its_time(
     fake.phase = Phase.BUILDING
     response = client.post("/v1/revision", json={"wait_s": 0.1})
     assert response.json()["phase"] == "building"
-    assert 4 <= len(fake.calls) <= 7
+    assert 2 <= len(fake.calls) <= 7  # how many depends on how busy the machine is; how long each waits does not
+    assert all(isinstance(query, RevisionQuery) and query.wait_s <= 0.02 for _, query in fake.calls)
 
 
 def test_a_long_poll_ends_at_once_when_the_phase_is_final(client: Client, fake: FakeFleetApi) -> None:
