@@ -169,8 +169,11 @@ def _hint(text: str, path: Path) -> str:
     names = "name FROM sqlite_master WHERE type = 'view'"
     if found[1] == "column":
         names = "p.name FROM sqlite_master AS m, pragma_table_info(m.name) AS p WHERE m.type = 'view'"
-    with closing(sqlite3.connect(sqlite_uri(path, read_only=True), uri=True)) as connection:
-        known = [str(name) for (name,) in connection.execute(f"SELECT DISTINCT {names}")]
+    try:
+        with closing(sqlite3.connect(sqlite_uri(path, read_only=True), uri=True)) as connection:
+            known = [str(name) for (name,) in connection.execute(f"SELECT DISTINCT {names}")]
+    except sqlite3.Error:  # the error that a hint is sought for says more than this one
+        return ""
     near = nearest(found[2].rpartition(".")[2], known)
     if near is not None:
         return f"; did you mean {near!r}?"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import sqlite3
 import threading
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,14 @@ def test_anything_but_one_reading_statement_is_refused_with_words(wished: Store,
     with pytest.raises(UserInputError, match=says):
         ask(wished, f" {text}")
     assert ask(wished, "SELECT COUNT(*) FROM devices").rows == ((1,),)
+
+
+def test_an_error_is_said_without_a_hint_where_none_can_be_had(tmp_path: Path) -> None:
+    path = tmp_path / "broken.db"
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE VIEW fleet_broken AS SELECT a FROM gone")
+    with pytest.raises(UserInputError, match=r"cannot be run: no such column: p95_m \(next"):
+        select_rows(path, "SELECT p95_m FROM (SELECT 1)", 1)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
