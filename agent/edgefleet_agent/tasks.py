@@ -139,7 +139,7 @@ def open_model(path: Path, variant: str, *, threads: int = 1, test_runtimes: boo
     Raises:
         UserInputError: there is no such file.
         LoadFailedError: it is damaged or not a model.
-        UnsupportedError: this device or version cannot run it.
+        UnsupportedError: this device or version cannot run it; TensorRefusedError where no device could.
     """
     if not path.is_file():
         msg = f"{path}: no such model file"

@@ -37,12 +37,12 @@ def handle(request: bytes) -> bytes:
 
 
 def _answer(job: Job) -> Answer:
-    from edgefleet_agent.runtimes.base import LoadFailedError
+    from edgefleet_agent.runtimes.base import LoadFailedError, TensorRefusedError
     from edgefleet_agent.tasks import do_job
 
     try:
         return do_job(job)
-    except (UserInputError, LoadFailedError) as error:
+    except (UserInputError, LoadFailedError, TensorRefusedError) as error:
         return ErrorAnswer(family="input", reason=clip_reason(str(error)))
     except DeviceError as error:
         return ErrorAnswer(family="device", reason=clip_reason(str(error)))

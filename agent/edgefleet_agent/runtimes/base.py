@@ -31,6 +31,10 @@ class UnsupportedError(DeviceError):
     """The device, its runtime or this version cannot run the variant or the model at all."""
 
 
+class TensorRefusedError(UnsupportedError):
+    """A tensor's type, name or shape is one that this version takes on no device: another model is needed."""
+
+
 class InferenceFailedError(DeviceError):
     """The model loaded, and an inference failed."""
 

@@ -9,7 +9,14 @@ from typing import Any, get_args
 import numpy as np
 from pydantic import ValidationError
 
-from edgefleet_agent.runtimes.base import Array, Feeds, InferenceFailedError, LoadFailedError, UnsupportedError
+from edgefleet_agent.runtimes.base import (
+    Array,
+    Feeds,
+    InferenceFailedError,
+    LoadFailedError,
+    TensorRefusedError,
+    UnsupportedError,
+)
 from edgefleet_agent.runtimes.float_edges import Scale
 from edgefleet_agent.runtimes.litert_placement import Node, nodes_of, placement_of
 from edgefleet_contract.artifact import Dim, DType, TensorSpec
@@ -40,7 +47,8 @@ class LitertSession:
 
     Raises:
         LoadFailedError: the file is damaged.
-        UnsupportedError: a kernel or a tensor's type is not there.
+        UnsupportedError: a kernel is not there.
+        TensorRefusedError: a tensor is none that this version takes.
     """
 
     def __init__(self, make: MakeInterpreter, *, engine: str, delegate: str | None = None) -> None:
@@ -185,14 +193,14 @@ def _spec(detail: Mapping[str, Any]) -> TensorSpec:
     name, dtype = str(detail["name"]), np.dtype(detail["dtype"]).name
     if dtype not in _DTYPES:
         msg = f"tensor {name[:200]!r} is of type {dtype}; this version takes tensors of: {', '.join(sorted(_DTYPES))}"
-        raise UnsupportedError(clip_reason(msg))
+        raise TensorRefusedError(clip_reason(msg))
     declared = detail.get("shape_signature", ())
     sizes = declared if len(declared) == len(detail["shape"]) else detail["shape"]
     try:
         return TensorSpec.model_validate({"name": name, "dtype": dtype, "shape": tuple(_dim(size) for size in sizes)})
     except ValidationError as error:
         msg = f"tensor {name[:200]!r} has a name or shape outside our bounds"
-        raise UnsupportedError(msg) from error
+        raise TensorRefusedError(msg) from error
 
 
 def _scale(detail: Mapping[str, Any]) -> tuple[str, Scale] | None:

@@ -16,6 +16,7 @@ from edgefleet_agent.runtimes.base import (
     Feeds,
     InferenceFailedError,
     LoadFailedError,
+    TensorRefusedError,
     UnsupportedError,
 )
 from edgefleet_agent.runtimes.capture import native_stderr
@@ -313,12 +314,12 @@ def _spec(node: OrtHandle) -> TensorSpec:
     dtype = _DTYPES.get(match[1]) if match else None
     if dtype is None:
         msg = f"tensor {name!r} is of type {kind}; this version takes tensors of: {', '.join(_DTYPES)}"
-        raise UnsupportedError(clip_reason(msg))
+        raise TensorRefusedError(clip_reason(msg))
     try:
         return TensorSpec(name=name, dtype=dtype, shape=tuple(_dim(size) for size in sizes))
     except ValidationError as error:
         msg = f"tensor {name[:200]!r} has a name or shape outside our bounds"
-        raise UnsupportedError(msg) from error
+        raise TensorRefusedError(msg) from error
 
 
 def _dim(size: object) -> Dim:
