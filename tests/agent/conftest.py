@@ -7,7 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from edgefleet_agent.samples import save_arrays
 from edgefleet_agent.tasks import open_model, outputs_of
@@ -114,3 +116,39 @@ def make_artifact(golden_artifact: Path, tmp_path: Path, digit_preprocess: dict[
         return folder
 
     return make
+
+
+@pytest.fixture
+def recurrent(tmp_path: Path) -> Callable[..., Path]:
+    """A function that writes `y`, `hidden` = f(x, before) as NAME.onnx, a small net that passes a state on.
+
+    What it passes on is `kept` (`before`: what came in), its weights are those of half precision (`half`), its
+    answer's are `gain` times the sound ones.
+    """
+
+    def write(name: str, *, kept: str = "next", half: bool = False, gain: float = 1.0) -> Path:
+        random = np.random.default_rng(3)
+        weights = {"wx": (4, 8, 0.7), "wh": (8, 8, 0.3), "wy": (8, 5, gain)}
+        values = {name: random.normal(size=(rows, columns)) * size for name, (rows, columns, size) in weights.items()}
+        rounded = {name: each.astype(np.float16 if half else np.float32) for name, each in values.items()}
+        nodes = [
+            helper.make_node("MatMul", ["x", "wx"], ["left"]),
+            helper.make_node("MatMul", ["before", "wh"], ["right"]),
+            helper.make_node("Add", ["left", "right"], ["sum"]),
+            helper.make_node("Tanh", ["sum"], ["next"]),
+            helper.make_node("MatMul", ["next", "wy"], ["y"]),
+            helper.make_node("Identity", [kept], ["hidden"]),
+        ]
+        value = helper.make_tensor_value_info
+        graph = helper.make_graph(
+            nodes,
+            "recurrent",
+            [value("x", TensorProto.FLOAT, [1, 4]), value("before", TensorProto.FLOAT, [1, 8])],
+            [value("y", TensorProto.FLOAT, [1, 5]), value("hidden", TensorProto.FLOAT, [1, 8])],
+            [numpy_helper.from_array(each.astype(np.float32), name) for name, each in rounded.items()],
+        )
+        path = tmp_path / f"{name}.onnx"
+        onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+        return path
+
+    return write

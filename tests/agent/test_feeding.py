@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import onnx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from onnx import TensorProto, helper, numpy_helper
+from onnx import numpy_helper
 
 from edgefleet_agent.compare import compare
 from edgefleet_agent.feeding import completed, judged
@@ -118,37 +119,6 @@ def test_sequences_that_are_no_runs_of_integers_are_refused(tmp_path: Path, sequ
         load_samples(tmp_path / "s.npz")
 
 
-def recurrent(path: Path, *, kept: str = "hidden", half: bool = False) -> Path:
-    """Write `y`, `hidden` = f(x, before): a small recurrent net; `kept` is what comes out as the state."""
-    random = np.random.default_rng(3)
-    weights = {
-        "wx": random.normal(size=(4, 8)) * 0.7,
-        "wh": random.normal(size=(8, 8)) * 0.3,
-        "wy": random.normal(size=(8, 5)),
-    }
-    if half:
-        weights = {name: value.astype(np.float16) for name, value in weights.items()}
-    held = [numpy_helper.from_array(value.astype(np.float32), name) for name, value in weights.items()]
-    nodes = [
-        helper.make_node("MatMul", ["x", "wx"], ["left"]),
-        helper.make_node("MatMul", ["before", "wh"], ["right"]),
-        helper.make_node("Add", ["left", "right"], ["sum"]),
-        helper.make_node("Tanh", ["sum"], ["next"]),
-        helper.make_node("MatMul", ["next", "wy"], ["y"]),
-        helper.make_node("Identity", ["next" if kept == "hidden" else "before"], ["hidden"]),
-    ]
-    value = helper.make_tensor_value_info
-    graph = helper.make_graph(
-        nodes,
-        "recurrent",
-        [value("x", TensorProto.FLOAT, [1, 4]), value("before", TensorProto.FLOAT, [1, 8])],
-        [value("y", TensorProto.FLOAT, [1, 5]), value("hidden", TensorProto.FLOAT, [1, 8])],
-        held,
-    )
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
-    return path
-
-
 @pytest.fixture
 def walk(tmp_path: Path) -> Path:
     random = np.random.default_rng(4)
@@ -165,21 +135,27 @@ def judgement(reference: Path, candidate: Path, samples: Path, precision: str, *
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
-def test_a_state_that_is_not_fed_on_fails_parity_under_every_claim(tmp_path: Path, walk: Path, precision: str) -> None:
-    source = recurrent(tmp_path / "source.onnx")
-    stale = recurrent(tmp_path / "stale.onnx", kept="before")
+def test_a_state_that_is_not_fed_on_fails_parity_under_every_claim(
+    recurrent: Callable[..., Path], walk: Path, precision: str
+) -> None:
+    source = recurrent("source")
+    stale = recurrent("stale", kept="before")
     assert judgement(source, stale, walk, precision).verdict is ParityVerdict.FAIL
 
 
-def test_an_honest_half_precision_model_passes_with_its_own_states_fed_back(tmp_path: Path, walk: Path) -> None:
-    answer = judgement(recurrent(tmp_path / "a.onnx"), recurrent(tmp_path / "b.onnx", half=True), walk, "fp16")
+def test_an_honest_half_precision_model_passes_with_its_own_states_fed_back(
+    recurrent: Callable[..., Path], walk: Path
+) -> None:
+    answer = judgement(recurrent("a"), recurrent("b", half=True), walk, "fp16")
     assert answer.verdict is ParityVerdict.PASS, answer.reason
     assert [output.name for output in answer.parity.outputs] == ["y"]
     assert not answer.parity.outputs[0].bit_exact
 
 
-def test_bisection_gives_both_models_the_states_of_the_reference(tmp_path: Path, walk: Path) -> None:
-    source = recurrent(tmp_path / "source.onnx")
+def test_bisection_gives_both_models_the_states_of_the_reference(
+    tmp_path: Path, recurrent: Callable[..., Path], walk: Path
+) -> None:
+    source = recurrent("source")
     model = onnx.load(source)
     weights = next(each for each in model.graph.initializer if each.name == "wy")
     spoilt = numpy_helper.to_array(weights).copy()
@@ -193,10 +169,12 @@ def test_bisection_gives_both_models_the_states_of_the_reference(tmp_path: Path,
     assert sums.island_sqnr_db is None
 
 
-def test_the_outputs_of_a_job_are_those_of_the_loop_written_out_by_hand(tmp_path: Path, walk: Path) -> None:
+def test_the_outputs_of_a_job_are_those_of_the_loop_written_out_by_hand(
+    tmp_path: Path, recurrent: Callable[..., Path], walk: Path
+) -> None:
     import onnxruntime as ort
 
-    source = recurrent(tmp_path / "source.onnx")
+    source = recurrent("source")
     arrays = dict(np.load(walk))
     arrays["before"] = np.zeros((96, 1, 8), np.float32)
     save_arrays(tmp_path / "s.npz", {**arrays, "bound": np.ones(96)})
@@ -221,9 +199,9 @@ def test_the_outputs_of_a_job_are_those_of_the_loop_written_out_by_hand(tmp_path
     np.testing.assert_array_equal(found["y"].reshape(96, 5), np.concatenate(wanted))
 
 
-def test_latency_is_taken_with_the_first_state(tmp_path: Path, walk: Path) -> None:
+def test_latency_is_taken_with_the_first_state(recurrent: Callable[..., Path], walk: Path) -> None:
     budget = LatencyBudget(min_n=20, max_n=30, min_duration_s=0.0, max_duration_s=1.0, warmup_max_s=0.02)
-    job = BenchJob(model=str(recurrent(tmp_path / "m.onnx")), samples=str(walk), latency=budget, state=STATE)
+    job = BenchJob(model=str(recurrent("m")), samples=str(walk), latency=budget, state=STATE)
     answer = do_job(job)
     assert isinstance(answer, BenchAnswer)
     assert answer.latency.n >= 20

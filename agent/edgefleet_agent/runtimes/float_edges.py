@@ -7,9 +7,9 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-from edgefleet_agent.runtimes.base import Array, Feeds, Session, reset_state
+from edgefleet_agent.runtimes.base import Array, Feeds, Session
+from edgefleet_agent.runtimes.wrapping import Wrapping
 from edgefleet_contract.artifact import TensorSpec
-from edgefleet_contract.evidence import PlacementResult
 
 
 class Scale(NamedTuple):
@@ -29,7 +29,7 @@ class Quantised(Protocol):
         ...
 
 
-class FloatEdges:
+class FloatEdges(Wrapping):
     """A session whose quantised inputs and outputs are float32.
 
     Args:
@@ -38,7 +38,7 @@ class FloatEdges:
     """
 
     def __init__(self, inner: Session, scales: Mapping[str, Scale]) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._scales = scales
         self._dtypes = {spec.name: np.dtype(spec.dtype) for spec in inner.inputs}
 
@@ -60,18 +60,6 @@ class FloatEdges:
     def bind(self, feeds: Feeds) -> Callable[[], object]:
         """Return the file's own call: feeds are quantised once, here, outside of what is timed."""
         return self._inner.bind(self._quantised(feeds))
-
-    def placement(self) -> PlacementResult | None:
-        """Return where operators run."""
-        return self._inner.placement()
-
-    def reset(self) -> None:
-        """Forget what earlier inferences left behind."""
-        reset_state(self._inner)
-
-    def close(self) -> None:
-        """Free the model."""
-        self._inner.close()
 
     def _in_float(self, spec: TensorSpec) -> TensorSpec:
         return spec.model_copy(update={"dtype": "float32"}) if spec.name in self._scales else spec

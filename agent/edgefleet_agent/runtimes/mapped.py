@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from edgefleet_agent.runtimes.base import Array, Feeds, InferenceFailedError, LoadFailedError, Session, reset_state
+from edgefleet_agent.runtimes.base import Array, Feeds, InferenceFailedError, LoadFailedError, Session
+from edgefleet_agent.runtimes.wrapping import Wrapping
 from edgefleet_contract.artifact import TensorMap, TensorSpec
 from edgefleet_contract.base import clip_reason
-from edgefleet_contract.evidence import PlacementResult
 
 
 def mapped(session: Session, inputs: Mapping[str, TensorMap], outputs: Mapping[str, TensorMap]) -> Session:
@@ -26,11 +26,11 @@ def mapped(session: Session, inputs: Mapping[str, TensorMap], outputs: Mapping[s
     return MappedSession(session, inputs, outputs) if inputs or outputs else session
 
 
-class MappedSession:
+class MappedSession(Wrapping):
     """A session behind a map. Arguments and errors as `mapped`."""
 
     def __init__(self, inner: Session, inputs: Mapping[str, TensorMap], outputs: Mapping[str, TensorMap]) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._inputs, self._in = _translated(inner.inputs, inputs, "input")
         self._outputs, self._out = _translated(inner.outputs, outputs, "output")
 
@@ -52,18 +52,6 @@ class MappedSession:
     def bind(self, feeds: Feeds) -> Callable[[], object]:
         """Return the file's own call: feeds are transposed once, here, outside of what is timed."""
         return self._inner.bind(self._to_file(feeds))
-
-    def placement(self) -> PlacementResult | None:
-        """Return where operators run."""
-        return self._inner.placement()
-
-    def reset(self) -> None:
-        """Forget what earlier inferences left behind."""
-        reset_state(self._inner)
-
-    def close(self) -> None:
-        """Free the model."""
-        self._inner.close()
 
     def _to_file(self, feeds: Feeds) -> dict[str, Array]:
         if unknown := sorted(set(feeds) - set(self._in)):

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from edgefleet_agent.runtimes.base import Array, Feeds, Session
+from edgefleet_agent.runtimes.wrapping import Wrapping
 from edgefleet_contract.artifact import TensorSpec
-from edgefleet_contract.evidence import PlacementResult
 from edgefleet_contract.faults import FAULTS
 from edgefleet_contract.profile import EngineProbe, ProbeStatus
 from edgefleet_contract.variant import ENGINES, Variant, parse_variant
@@ -39,11 +39,8 @@ class MisbehaveRuntime:
         return FAULTS[variant.engine]()
 
 
-class WrongSession:
+class WrongSession(Wrapping):
     """A sound session whose first output class is dead: the fault a broken delegate shows."""
-
-    def __init__(self, inner: Session) -> None:
-        self._inner = inner
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -66,14 +63,6 @@ class WrongSession:
     def bind(self, feeds: Feeds) -> Callable[[], object]:
         """Return the sound session's call: its timing is not the fault."""
         return self._inner.bind(feeds)
-
-    def placement(self) -> PlacementResult | None:
-        """Return the sound session's placement."""
-        return self._inner.placement()
-
-    def close(self) -> None:
-        """Free the model."""
-        self._inner.close()
 
 
 def _load_truly(path: Path, variant: Variant, threads: int, *, spinning: bool) -> Session:
