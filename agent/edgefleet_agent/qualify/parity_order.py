@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from itertools import permutations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgefleet_agent.qualify.parity_tensor import Finding, Floats, Indices, Pair
 from edgefleet_contract.evidence import ParityCheck
@@ -80,8 +81,20 @@ def _stale_samples(reference: Floats, candidate: Floats, pair: Pair) -> Indices:
     wrong = own > np.maximum(
         0.1 * np.square(reference).mean(axis=1), max(3.0 * pair.noise_rms, 4.0 * pair.quantum) ** 2
     )
+    if pair.is_probability:
+        wrong &= ~_is_surer(reference, candidate)
     stale = np.flatnonzero(wrong & (neighbour * _STALE_BETTER < own))
     return stale[[_is_rare(reference, candidate[place], neighbour[place]) for place in stale]] if stale.size else stale
+
+
+def _is_surer(reference: Floats, candidate: Floats) -> NDArray[np.bool_]:
+    """Tell which samples of probabilities kept their decision and only became surer of it.
+
+    Noise of logits does that, and brings an unsure sample near every sure one of its class: a neighbour as well.
+    """
+    decision = reference.argmax(axis=1)
+    kept = candidate.argmax(axis=1) == decision
+    return np.asarray(kept & (candidate.max(axis=1) > reference[np.arange(len(reference)), decision]))
 
 
 def _is_rare(reference: Floats, sample: Floats, distance: float) -> bool:

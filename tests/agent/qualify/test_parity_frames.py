@@ -76,6 +76,20 @@ def test_a_close_call_decided_as_its_neighbour_was_carries_no_neighbours_output(
     assert int8(*sure_classes((17, 60))) is None
 
 
+def test_an_unsure_sample_that_becomes_surer_among_sure_ones_of_its_class_carries_no_neighbours_output() -> None:
+    rng = np.random.default_rng(21)
+    logits = 12.0 * np.eye(60)[np.repeat(np.arange(60), 4)] + rng.normal(0, 0.5, (240, 60))
+    logits[117:120, 29] = logits[117, :29].max() + 5.5
+    moved = logits + rng.normal(0, 0.05, logits.shape)
+    logits[118, 29] -= 2.0
+    reference, candidate = (np.exp(side - side.max(axis=1, keepdims=True)) for side in (logits, moved))
+    reference, candidate = (side / side.sum(axis=1, keepdims=True) for side in (reference, candidate))
+    assert int8(reference, candidate) is None
+    candidate[121] = reference[120]
+    candidate[120] = reference[119]
+    assert int8(reference, candidate) is ParityCheck.REPEAT
+
+
 def test_a_vector_that_is_its_neighbours_is_told_as_a_repeat() -> None:
     rng = np.random.default_rng(13)
     reference = rng.normal(0, 1, (100, 12))
