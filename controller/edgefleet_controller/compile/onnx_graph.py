@@ -88,6 +88,32 @@ def names_read(graph: onnx.GraphProto) -> set[str]:
     return {name for node in all_nodes(graph) for name in node.input}
 
 
+def definitions(graph: onnx.GraphProto) -> Iterator[str]:
+    """Yield every name a graph itself defines: inputs, weights, and what its nodes make."""
+    yield from (value.name for value in graph.input)
+    yield from (each.name for each in graph.initializer)
+    yield from (name for node in graph.node for name in node.output if name)
+
+
+def rename(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
+    """Rename tensors of a graph wherever it, or a graph inside it that defines no such name itself, speaks of them.
+
+    Args:
+        graph: changed in place.
+        names: old name → new name.
+    """
+    for named in (*graph.input, *graph.initializer, *graph.output, *graph.value_info):
+        named.name = names.get(named.name, named.name)
+    for node in graph.node:
+        for places in (node.input, node.output):
+            for place, name in enumerate(places):
+                places[place] = names.get(name, name)
+        for attribute in node.attribute:
+            for inner in [attribute.g] if attribute.HasField("g") else attribute.graphs:
+                own = set(definitions(inner))
+                rename(inner, {old: new for old, new in names.items() if old not in own})
+
+
 def put_nodes(graph: onnx.GraphProto, nodes: Iterable[onnx.NodeProto]) -> None:
     """Make these the nodes of a graph; they may be nodes it has now."""
     copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]

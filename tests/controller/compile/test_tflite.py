@@ -193,6 +193,16 @@ def test_names_the_converter_would_change_lead_back_to_the_sources() -> None:
     np.testing.assert_array_equal(made.run_all(Interpreter(made.data), feeds)[0]["out:0"], [[0, 1, 0, 5]])
 
 
+def test_a_weight_that_is_given_back_under_such_a_name_is_still_a_weight() -> None:
+    nodes = [helper.make_node("Add", ["x", "w:0"], ["y"])]
+    weights = {"w:0": np.ones((1, 4), np.float32)}
+    model = model_of(nodes, {"x": (1, 4)}, {"y": (1, 4), "w:0": (1, 4)}, weights)
+    feeds = [{"x": np.asarray([[-3, 1, -1, 5]], dtype=np.float32)}]
+    made = floating.make(model, feeds)
+    outputs = made.run_all(Interpreter(made.data), feeds)[0]
+    assert {name: each.tolist() for name, each in outputs.items()} == {"y": [[-2, 2, 0, 6]], "w:0": [[1, 1, 1, 1]]}
+
+
 def test_a_dynamic_axis_takes_the_size_of_the_samples() -> None:
     nodes = [helper.make_node("Softmax", ["x"], ["y"], axis=-1)]
     model = model_of(nodes, {"x": ("n", "length", 4)}, {"y": ("n", "length", 4)})

@@ -12,9 +12,9 @@ from collections.abc import Collection, Mapping
 import onnx
 from onnx import helper, numpy_helper
 
-from edgefleet_controller.compile.onnx_graph import inner_graphs, put_nodes, with_shapes
+from edgefleet_controller.compile.onnx_graph import definitions, inner_graphs, put_nodes, rename, with_shapes
 from edgefleet_controller.compile.rewrite.graph import attribute
-from edgefleet_controller.compile.rewrite.known import Known, definitions
+from edgefleet_controller.compile.rewrite.known import Known
 
 NAME = "constant-branches-taken"
 MAX_PASSES_N = 16
@@ -78,7 +78,7 @@ def _with_branches(model: onnx.ModelProto, decided: Mapping[str, bool]) -> onnx.
             nodes.append(node)
             continue
         branch = attribute(node, "then_branch" if decided[node.output[0]] else "else_branch")
-        _rename(branch, {name: _fresh(name, defined) for name in definitions(branch) if defined[name] > 1})
+        rename(branch, {name: _fresh(name, defined) for name in definitions(branch) if defined[name] > 1})
         made.graph.initializer.extend(branch.initializer)
         nodes += branch.node
         pairs = zip(branch.output, node.output, strict=True)
@@ -92,17 +92,3 @@ def _fresh(name: str, defined: Counter[str]) -> str:
     number = next(number for number in range(1, len(defined) + 2) if f"{name}_{number}" not in defined)
     defined[f"{name}_{number}"] += 1
     return f"{name}_{number}"
-
-
-def _rename(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
-    """Rename what a branch defines wherever it, or a graph inside it, reads that."""
-    for named in (*graph.initializer, *graph.output, *graph.value_info):
-        named.name = names.get(named.name, named.name)
-    for node in graph.node:
-        for places in (node.input, node.output):
-            for place, name in enumerate(places):
-                places[place] = names.get(name, name)
-        for each in node.attribute:
-            for inner in [each.g] if each.HasField("g") else each.graphs:
-                own = set(definitions(inner))
-                _rename(inner, {old: new for old, new in names.items() if old not in own})

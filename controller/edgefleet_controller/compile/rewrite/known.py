@@ -10,7 +10,7 @@ from onnx import helper, numpy_helper
 
 from edgefleet_controller.compile import session
 from edgefleet_controller.compile.npz import Array
-from edgefleet_controller.compile.onnx_graph import reads_of
+from edgefleet_controller.compile.onnx_graph import definitions, reads_of
 from edgefleet_controller.compile.rewrite.graph import Builder, attribute
 
 MAX_NODES_N = 256
@@ -78,13 +78,6 @@ class Known:
             return session.Session(part.SerializeToString()).run({})[0]
         except session.RUNTIME_ERRORS:  # a branch that is never taken may be impossible
             return None
-
-
-def definitions(graph: onnx.GraphProto) -> Iterator[str]:
-    """Yield every name a graph itself defines: inputs, weights, and what its nodes make."""
-    yield from (value.name for value in graph.input)
-    yield from (each.name for each in graph.initializer)
-    yield from (name for node in graph.node for name in node.output if name)
 
 
 def _made_inside(node: onnx.NodeProto) -> Iterator[str]:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import onnx
 
 from edgefleet_controller.compile.fault import one_line
-from edgefleet_controller.compile.onnx_graph import with_plain_constants, with_shapes
+from edgefleet_controller.compile.onnx_graph import rename, with_plain_constants, with_shapes
 
 logger = logging.getLogger(__name__)
 
@@ -91,21 +91,9 @@ def with_safe_names(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, 
     safe = {
         name: name if _SAFE_NAME.fullmatch(name) else _fresh(place, taken) for place, name in enumerate(sorted(edges))
     }
-    _rename(made.graph, {name: other for name, other in safe.items() if name != other})
+    rename(made.graph, {name: other for name, other in safe.items() if name != other})
     return made, {other: name for name, other in safe.items()}
 
 
 def _fresh(place: int, taken: set[str]) -> str:
     return next(name for suffix in range(len(taken) + 1) if (name := f"edge_{place}_{suffix}") not in taken)
-
-
-def _rename(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
-    for value in (*graph.input, *graph.output, *graph.value_info):
-        value.name = names.get(value.name, value.name)
-    for node in graph.node:
-        for places in (node.input, node.output):
-            for place, name in enumerate(places):
-                places[place] = names.get(name, name)
-        for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs):
-                _rename(inner, names)
