@@ -110,15 +110,16 @@ def short(reason: str) -> str:
 def line(row: BuildRow) -> str:
     """Return one row of the table."""
     check = row.parity
-    if check is None or row.bytes is None:
+    if check is None:
         return f"| {row.model} | {row.variant} | {row.verdict} | | | | | | |"
+    size = "" if row.bytes is None else format_bytes(row.bytes)
     sqnr = "" if check.verdict is None else "exact" if check.worst_sqnr_db is None else f"{check.worst_sqnr_db:.1f}"
     agreement = "" if check.agreement is None else f"{check.agreement:.4f}"
     metric = ""
     if check.metric_reference is not None and check.metric_measured is not None:
         metric = f"{check.metric_reference:.4f} → {check.metric_measured:.4f}"
     return (
-        f"| {row.model} | {row.variant} | {row.verdict} | {format_bytes(row.bytes)} | {sqnr} | {agreement} | {metric} "
+        f"| {row.model} | {row.variant} | {row.verdict} | {size} | {sqnr} | {agreement} | {metric} "
         f"| {p50_ms(row)} | {check.ran_as or check.level.value} |"
     )
 

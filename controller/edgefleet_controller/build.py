@@ -11,6 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from pydantic import ValidationError
+
 from edgefleet_contract.artifact import ArtifactDocument, ArtifactFile, FileRole, HostCheck
 from edgefleet_contract.base import MAX_REASON_CHARS, clip_reason, hex_of
 from edgefleet_contract.desired import Candidate
@@ -72,6 +74,7 @@ _ABOUT: Mapping[str, str] = {"calibration": "the calibration samples ", "samples
 _SAMPLES, _CALIBRATION = "samples.npz", "calibration.npz"
 _SOURCE_OUTPUTS, _ARTIFACT_OUTPUTS, _OTHER_OUTPUTS = "source_outputs.npz", "artifact_outputs.npz", "other_outputs.npz"
 _STEPS_OUTPUTS = "steps_outputs.npz"
+_HOST_CHECK = "host_check.json"
 
 
 class Builder:
@@ -141,9 +144,7 @@ class Builder:
             return None
         if record.artifact is None:
             tried = Tried(variant=variant, verdict=record.verdict, reason=record.reason or "it failed before")
-            kept = self._reproduce_folder(key)
-            reproduce = str(kept) if (kept / REPRODUCE_COMMAND).is_file() else None
-            return NotBuilt(key=key, model=checked.name, tried=tried, cached=True, reproduce=reproduce)
+            return self._not_built(checked, key, tried, self._reproduce_folder(key), cached=True)
         if not self._blobs.has(record.artifact):
             return None
         document = ArtifactDocument.model_validate_json(self._blobs.read(record.artifact))
@@ -206,15 +207,26 @@ class Builder:
         self, checked: CheckedModel, variant: str, key: str, error: StepError, work: Path, duration_s: float
     ) -> NotBuilt:
         reason = _why(error)
-        reproduce = None
+        folder = self._reproduce_folder(key)
         if error.lasting:
             self._cache.record_build(_record(checked, variant, key, error.verdict, duration_s, reason=reason))
         if error.verdict is not Verdict.UNSUPPORTED:
-            folder = self._reproduce_folder(key)
             keep_for_reproduction(error.command, work, folder)
-            reproduce = str(folder)
         tried = Tried(variant=variant, verdict=error.verdict, reason=reason)
-        return NotBuilt(key=key, model=checked.name, tried=tried, reproduce=reproduce)
+        return self._not_built(checked, key, tried, folder, cached=False)
+
+    @staticmethod
+    def _not_built(checked: CheckedModel, key: str, tried: Tried, folder: Path, *, cached: bool) -> NotBuilt:
+        """Return a failure with its reproduce folder, and the comparison kept there, if there are any."""
+        if tried.verdict is Verdict.UNSUPPORTED or not (folder / REPRODUCE_COMMAND).is_file():
+            return NotBuilt(key=key, model=checked.name, tried=tried, cached=cached)
+        try:
+            check = HostCheck.model_validate_json((folder / _HOST_CHECK).read_bytes())
+        except (OSError, ValidationError):
+            check = None
+        return NotBuilt(
+            key=key, model=checked.name, tried=tried, cached=cached, reproduce=str(folder), host_check=check
+        )
 
     def _reproduce_folder(self, key: str) -> Path:
         return self._work_dir / "reproduce" / hex_of(key)[:16]
@@ -317,6 +329,7 @@ class Builder:
             check = f" ({answer.failed_check.value})" if answer.failed_check else ""
             message = f"parity with the source failed on the builder{check}: {answer.reason or 'no reason given'}"
             message += self._of_steps(checked, variant, host, work, made) if checked.state else ""
+            (work / _HOST_CHECK).write_bytes(ran(checked, variant, host, answer).canonical_json())
             command = Command(WORKER_ARGV, job.model_dump_json().encode())
             raise StepError(Verdict.BUILD_FAILED, clip_reason(message), command, lasting=True)
         return answer

@@ -213,6 +213,8 @@ class Workbench:
                 variant=variant,
                 verdict="unsupported" if unsupported else "failed",
                 reason=outcome.tried.reason,
+                parity=outcome.host_check,
+                evidence=outcome.host_check.level.value if outcome.host_check is not None else None,
                 cached=outcome.cached,
                 reproduce=outcome.reproduce,
             )
@@ -222,7 +224,7 @@ class Workbench:
         return BuildRow(
             model=checked.name,
             variant=variant,
-            verdict=check.verdict if check is not None and check.verdict is not None else "weak",
+            verdict="pass" if check is not None and check.verdict == "pass" else "weak",
             reason=check.reason if check is not None else None,
             file=str(folder / model.name) if folder is not None and model is not None else None,
             bytes=model.size_bytes if model is not None else None,

@@ -159,20 +159,20 @@ class EvidenceLevel(str, Enum):
 
 
 class HostCheck(Record):
-    """Parity with the source on the builder, before anything is sent. A check that fails leaves no artifact."""
+    """Parity with the source on the builder, before anything is sent. One that fails stands in no artifact."""
 
     level: EvidenceLevel
     """`executed-on-device` where the builder ran the very variant, `emulated` where it ran the same file on another
     engine (numerics real, placement not), else how far the file was proven without running it."""
     ran_as: VariantName | None = None
-    verdict: Literal["pass", "weak"] | None = None
+    verdict: Literal["pass", "weak", "fail"] | None = None
     n_samples: Annotated[int, Field(ge=0, le=2**53 - 1)] = 0
     agreement: Share | None = None
     worst_sqnr_db: float | None = None
     metric_reference: float | None = None
     metric_measured: float | None = None
     reason: Reason | None = None
-    """Why it was not run, or why the verdict is weak."""
+    """Why it was not run, or why the verdict is weak or fail."""
 
 
 class CoverageSummary(Record):
@@ -242,6 +242,9 @@ class ArtifactDocument(Record):
             raise ValueError(msg)
         if sum(file.role is FileRole.MODEL for file in self.files) < 1:
             msg = "an artifact needs a file with role model"
+            raise ValueError(msg)
+        if self.host_check is not None and self.host_check.verdict == "fail":
+            msg = "what failed its check on the builder is no artifact"
             raise ValueError(msg)
         if self.total_bytes > MAX_ARTIFACT_BYTES:
             msg = f"an artifact has at most {MAX_ARTIFACT_BYTES} bytes, got {self.total_bytes}"

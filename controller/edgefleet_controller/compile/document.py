@@ -103,19 +103,19 @@ def not_run(variant: str, made: BuildAnswer) -> HostCheck:
 
 
 def ran(checked: CheckedModel, variant: str, ran_as: str, answer: CompareAnswer) -> HostCheck:
-    """Return the check of an artifact that ran on the builder and did not fail."""
+    """Return the check of a model file that ran on the builder."""
     metric = answer.parity.metric
-    random = checked.samples_level == "random"
+    random, failed = checked.samples_level == "random", answer.verdict is ParityVerdict.FAIL
     return HostCheck(
         level=EvidenceLevel.EXECUTED_ON_DEVICE if ran_as == variant else EvidenceLevel.EMULATED,
         ran_as=ran_as,
-        verdict="weak" if random or answer.verdict is ParityVerdict.WEAK else "pass",
+        verdict="fail" if failed else "weak" if random or answer.verdict is ParityVerdict.WEAK else "pass",
         n_samples=answer.parity.n_samples,
         agreement=answer.parity.agreement,
         worst_sqnr_db=answer.parity.worst_sqnr_db,
         metric_reference=metric.reference if metric else None,
         metric_measured=metric.measured if metric else None,
-        reason=DRAWN if random else answer.reason or _compared_with(checked),
+        reason=DRAWN if random and not failed else answer.reason or _compared_with(checked),
     )
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Protocol
 
 from pydantic import Field
 
-from edgefleet_contract.artifact import ArtifactDocument, Constants, InputTransform, StateMap
+from edgefleet_contract.artifact import ArtifactDocument, Constants, HostCheck, InputTransform, StateMap
 from edgefleet_contract.base import Digest, Name, Reason, Record, TensorName
 from edgefleet_contract.desired import Candidate
 from edgefleet_contract.evidence import Task, Verdict
@@ -85,6 +85,8 @@ class NotBuilt(Record):
     cached: bool = False
     reproduce: str | None = None
     """A folder with the inputs and the exact command of the step that failed."""
+    host_check: HostCheck | None = None
+    """The comparison, where it was made and failed."""
 
 
 class BuildCache(Protocol):

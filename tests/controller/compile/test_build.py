@@ -166,6 +166,17 @@ def test_failing_parity_is_a_failed_build_and_nothing_is_pushed(
     assert (Path(answer.reproduce) / "artifact_outputs.npz").exists()
 
 
+def test_a_failing_comparison_is_told_with_its_figures_also_when_it_is_remembered(
+    bench: Any, checked: CheckedModel, fake: FakeSteps
+) -> None:
+    fake.parity = ParityVerdict.FAIL
+    first, again = (bench.builder.build(checked, "ort/cpu/int8") for _ in range(2))
+    assert first.host_check is not None
+    assert (first.host_check.verdict, first.host_check.ran_as) == ("fail", "ort/cpu/int8")
+    assert first.host_check.n_samples > 0
+    assert (again.cached, again.host_check) == (True, first.host_check)
+
+
 def test_weak_parity_is_an_artifact_that_says_so(bench: Any, checked: CheckedModel, fake: FakeSteps) -> None:
     fake.parity = ParityVerdict.WEAK
     check = bench.builder.build(checked, "ort/cpu/int8").document.host_check
