@@ -94,12 +94,7 @@ def _advance(turn: Turn) -> None:
     else:
         return
     if was_open or turn.actions:
-        turn.actions.append(CollectGarbage(_wanted(turn.state)))
-
-
-def _wanted(state: AgentState) -> frozenset[str]:
-    wishes = [progress.wish for progress in state.models if progress.wish is not None]
-    return frozenset(candidate.artifact for wish in wishes for candidate in wish.chain)
+        turn.actions.append(CollectGarbage(turn.state.wanted))
 
 
 def _walk(turn: Turn, progress: ModelProgress, wish: DesiredModel) -> None:
@@ -148,18 +143,19 @@ def _refuse(turn: Turn, progress: ModelProgress, wish: DesiredModel, cause: str)
     if held is not None and held.release == wish.release:
         rest = f"{held.variant} still serves"
     progress = turn.put(progress.model_copy(update={"settled": Settled.REFUSED}))
-    progress = turn.say(
-        progress,
-        Transition(
-            model=wish.model,
-            state=DeviceState.REFUSED,
-            generation=turn.state.generation,
-            release=wish.release,
-            tried=tried_entries(wish, progress.findings, None),
-            reason=clip_reason(f"{cause}; {rest}"),
-        ),
+    _plan_retry(turn, _say_refused(turn, progress, wish, f"{cause}; {rest}"))
+
+
+def _say_refused(turn: Turn, progress: ModelProgress, wish: DesiredModel, reason: str) -> ModelProgress:
+    refused = Transition(
+        model=wish.model,
+        state=DeviceState.REFUSED,
+        generation=turn.state.generation,
+        release=wish.release,
+        tried=tried_entries(wish, progress.findings, None),
+        reason=clip_reason(reason),
     )
-    _plan_retry(turn, progress)
+    return turn.say(progress, refused)
 
 
 def _plan_retry(turn: Turn, progress: ModelProgress) -> None:
@@ -420,17 +416,7 @@ def _with_progress(state: AgentState, model: str, update: dict[str, object]) -> 
 def _say_undone(turn: Turn, progress: ModelProgress, wish: DesiredModel) -> None:
     held = progress.serving
     serves = f"{held.variant} of the release before it serves" if held else "nothing serves"
-    turn.say(
-        progress,
-        Transition(
-            model=wish.model,
-            state=DeviceState.REFUSED,
-            generation=turn.state.generation,
-            release=wish.release,
-            tried=tried_entries(wish, progress.findings, None),
-            reason=f"undone by hand on the device; {serves}",
-        ),
-    )
+    _say_refused(turn, progress, wish, f"undone by hand on the device; {serves}")
 
 
 def _on_retry(turn: Turn, event: RetryDue) -> None:

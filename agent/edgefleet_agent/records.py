@@ -130,6 +130,12 @@ class AgentState:
         """Return how far a model has come, or None."""
         return next((progress for progress in self.models if progress.model == model), None)
 
+    @property
+    def wanted(self) -> frozenset[str]:
+        """The artifacts that wishes name."""
+        wishes = [progress.wish for progress in self.models if progress.wish is not None]
+        return frozenset(candidate.artifact for wish in wishes for candidate in wish.chain)
+
 
 @dataclass(frozen=True)
 class Facts:

@@ -453,10 +453,8 @@ class Resident:
             log.warning("tidying up: %s", error)
 
     def _make_room(self) -> None:
-        wishes = [progress.wish for progress in self._state.models if progress.wish is not None]
-        wanted = frozenset(candidate.artifact for wish in wishes for candidate in wish.chain)
         try:
-            freed_bytes = self._activator.collect_garbage(wanted, keep_unused_bytes=0)
+            freed_bytes = self._activator.collect_garbage(self._state.wanted, keep_unused_bytes=0)
             log.info("made room: %d bytes", freed_bytes)
         except OSError as error:
             log.warning("making room: %s", error)

@@ -28,7 +28,6 @@ from edgefleet_contract.report import DeviceState, Tried
 from edgefleet_contract.tuning import Recipe
 from edgefleet_contract.variant import VariantName
 
-API = "fleet/v1"
 MAX_ROWS = 100_000
 
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from edgefleet_contract.base import Record, digest_bytes
+from edgefleet_contract.base import Record, clip_reason, digest_bytes
 from edgefleet_contract.desired import Candidate, DesiredState
 from edgefleet_contract.errors import DeviceError, EdgefleetError, UserInputError
 from edgefleet_contract.manifest import Manifest
@@ -264,7 +264,7 @@ class Applier:
             if refused:
                 first = refused[0]
                 reason = f"{first.model} was refused on {first.device}: {first.reason or 'no variant qualified'}"
-                self._finish(record.revision, Phase.FAILED, reason[:2000], ExitCode.GATE_FAILED)
+                self._finish(record.revision, Phase.FAILED, clip_reason(reason), ExitCode.GATE_FAILED)
             else:
                 self._finish(record.revision, Phase.COMPLETE, None, ExitCode.DONE)
 
@@ -411,7 +411,7 @@ def _refused_rows(wish: Wish, sent: set[tuple[str, str]]) -> Iterable[DeviceMode
             if (device, model) not in sent:
                 tried = wish.tried.get(device, {}).get(model, ())
                 yield DeviceModelRow(
-                    device=device, model=model, state=DeviceState.REFUSED, tried=tried, reason=reason[:2000]
+                    device=device, model=model, state=DeviceState.REFUSED, tried=tried, reason=clip_reason(reason)
                 )
 
 

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
 
+from edgefleet_contract.base import clip_reason
 from edgefleet_contract.desired import DesiredState
 from edgefleet_contract.errors import EdgefleetError, UserInputError, WireError
 from edgefleet_contract.report import ChunkRefusal, ChunkRequest, Heartbeat, Presence, Report, ReportAck
@@ -297,7 +298,7 @@ class ControllerLink:
         try:
             size_bytes = self._blobs.size_bytes(request.digest)
         except EdgefleetError as error:
-            refusal = ChunkRefusal(digest=request.digest, reason=str(error)[:2000])
+            refusal = ChunkRefusal(digest=request.digest, reason=clip_reason(str(error)))
             self._client.publish(topics.command, encode(refusal), qos=1, properties=_expiring())
             return
         sent = wanted_chunks(request, size_bytes)

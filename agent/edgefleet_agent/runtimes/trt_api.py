@@ -13,7 +13,6 @@ from typing import Any
 Trt = Any
 """The module: `tensorrt`, `tensorrt_rtx` or `tensorrt_rtx_bindings`."""
 Builder = Any
-EngineInspector = Any
 IBuilderConfig = Any
 ICudaEngine = Any
 IExecutionContext = Any
