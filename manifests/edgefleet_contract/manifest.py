@@ -128,12 +128,15 @@ class ParitySpec(Record):
     """SQNR that the median sample must reach, in dB, in place of the derived tolerance: tighter or looser."""
 
 
+_LimitMs = Annotated[DurationMs, Field(gt=0.0)]
+
+
 class LatencySpec(Record):
     """Upper limits on latency percentiles."""
 
-    p50: DurationMs | None = None
-    p95: DurationMs | None = None
-    p99: DurationMs | None = None
+    p50: _LimitMs | None = None
+    p95: _LimitMs | None = None
+    p99: _LimitMs | None = None
     scenario: Scenario = Scenario.SINGLE_STREAM
     rate: RateHzText | None = None
     """Arrivals under `server` and `fixed-rate`; default: `load` times what single-stream reaches on the device."""
@@ -145,13 +148,13 @@ class LatencySpec(Record):
 class MemorySpec(Record):
     """Upper limit on peak memory."""
 
-    peak: SizeBytes | None = None
+    peak: Annotated[SizeBytes, Field(gt=0)] | None = None
 
 
 class EnergySpec(Record):
     """Upper limit on energy per inference."""
 
-    per_inference: EnergyMj | None = None
+    per_inference: Annotated[EnergyMj, Field(gt=0.0)] | None = None
     if_unmeasured: IfUnmeasured = IfUnmeasured.WARN
 
 

@@ -71,11 +71,17 @@ def values(annotation: Any, metadata: tuple[Any, ...] = ()) -> Strategy:
         return values(base, (*_flat(extra), *metadata))
     for item in metadata:
         if isinstance(item, (BeforeValidator, AfterValidator)) and item.func in BY_VALIDATOR:
-            return BY_VALIDATOR[item.func]
+            return _above(BY_VALIDATOR[item.func], item.func, metadata)
     if typing.get_origin(annotation) in {typing.Union, types.UnionType}:
         return st.one_of([values(branch) for branch in typing.get_args(annotation)])
     collection = _collection(annotation, metadata)
     return _scalar(annotation, metadata) if collection is None else collection
+
+
+def _above(drawn: Strategy, read: Callable[..., Any], metadata: tuple[Any, ...]) -> Strategy:
+    """Leave out what is read as a value at or below a limit: no unit makes `0 ms` more."""
+    limit = next((item.gt for item in metadata if isinstance(item, annotated_types.Gt)), None)
+    return drawn if limit is None else drawn.filter(lambda text: bool(read(text) > limit))
 
 
 def _flat(extra: list[Any]) -> Iterator[Any]:
