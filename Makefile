@@ -12,7 +12,7 @@ PARALLEL := -n logical --maxprocesses 8 --dist worksteal
 .PHONY: help setup demo test test-slow fuzz check format lint types layers bench lock schema clean
 
 help:  ## Say what can be made.
-	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY)  ## Make .venv with `fleet` and `edgefleet-agent` in it, exactly as locked.
 
