@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal, Protocol
 
 from pydantic import Field
@@ -13,7 +14,7 @@ from edgefleet_contract.evidence import Task, Verdict
 from edgefleet_contract.options import TargetName, TargetOptions
 from edgefleet_contract.report import Tried
 from edgefleet_contract.tuning import Recipe
-from edgefleet_contract.variant import VariantName
+from edgefleet_contract.variant import VariantName, parse_variant
 from edgefleet_controller.compile.protocol import DynamicAxes, ModelRecord, OptionValue, Origin, SamplesRecord
 
 Notes = dict[str, OptionValue]
@@ -49,6 +50,14 @@ class CheckedModel(Record):
     def source(self) -> str:
         """Return the digest of the source file."""
         return self.model.source
+
+    def recipe_of(self, variant: str) -> Recipe:
+        """Return how a variant is to be made."""
+        return self.recipes.get(variant, Recipe())
+
+    def options_of(self, variant: str) -> Mapping[str, str]:
+        """Return what the manifest sets for a variant's target."""
+        return self.options.get(parse_variant(variant).target, {})
 
 
 class BuildRecord(Record):
