@@ -16,17 +16,10 @@ from edgefleet_contract.errors import UserInputError
 from edgefleet_contract.tuning import Recipe, TunedModel, TunedPoint
 from edgefleet_controller.cli.plot import _latency_axis, _scatter
 from edgefleet_controller.cli.render_tune import verdict_of
+from edgefleet_controller.frontier import Noise, choose_recipes, with_frontier
 from edgefleet_controller.paired import outcomes, p_value
-from edgefleet_controller.tuning import (
-    SUFFIX,
-    Noise,
-    choose_recipes,
-    read_tuned,
-    recipes_beside,
-    recipes_for,
-    with_frontier,
-    write_tuned,
-)
+from edgefleet_controller.tuned_file import SUFFIX, read_tuned, recipes_beside, write_tuned
+from edgefleet_controller.tuning import recipes_for
 
 DIGEST = "sha256:" + "a" * 64
 

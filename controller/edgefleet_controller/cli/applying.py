@@ -34,7 +34,7 @@ from edgefleet_controller.cli.render_apply import draw_result, failure_lines
 from edgefleet_controller.cli.session import Session, session
 from edgefleet_controller.load import LoadedManifest, check_supported, load_manifest
 from edgefleet_controller.resolve import ResolvedFile, resolve_files
-from edgefleet_controller.tuning import recipes_beside
+from edgefleet_controller.tuned_file import recipes_beside
 
 if TYPE_CHECKING:
     from edgefleet_controller.cli.settings import Settings

@@ -52,7 +52,8 @@ def tune(
     from edgefleet_controller.cli.building import with_events
     from edgefleet_controller.cli.places import require_writable
     from edgefleet_controller.cli.render_tune import draw_tuned
-    from edgefleet_controller.tuning import SUFFIX, Tuner, write_tuned
+    from edgefleet_controller.tuned_file import SUFFIX, write_tuned
+    from edgefleet_controller.tuning import Tuner
     from edgefleet_controller.workbench import Workbench
 
     settings: Settings = ctx.obj

@@ -17,7 +17,7 @@ from typer.testing import CliRunner, Result
 from edgefleet_contract.artifact import ArtifactDocument
 from edgefleet_contract.base import digest_bytes
 from edgefleet_contract.job import BenchAnswer
-from edgefleet_controller import tuning
+from edgefleet_controller import tuned_file, tuning
 from edgefleet_controller.cli.app import app
 from edgefleet_controller.cli.applying import prepare
 from edgefleet_controller.cli.tuning import with_accept
@@ -374,7 +374,7 @@ def test_a_wrong_limit_or_target_is_named_with_what_is_allowed(
 
 
 def test_a_search_that_finds_nothing_leaves_the_earlier_result(home: Path, model: Path, samples: Path) -> None:
-    beside = model.with_name(model.name + tuning.SUFFIX)
+    beside = model.with_name(model.name + tuned_file.SUFFIX)
     beside.write_text("earlier")
     given = ("--samples", samples, "--targets", "ort/cpu/fp32", "--max-size", "1B")
     result = fleet(home, "tune", model, *given)
