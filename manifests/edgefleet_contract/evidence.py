@@ -395,12 +395,12 @@ class PlacementResult(Record):
     nodes: dict[str, Count]
     """Execution provider or delegate → number of nodes."""
     source: str = Field(max_length=128)
+    """How it was read: the API or file the runtime told it through."""
     time_accelerated: Share | None = None
     """Share of the operators' time spent on the engine; None where it was not measured."""
     time_unmeasured_reason: Reason | None = None
     elsewhere: Annotated[dict[Annotated[str, Field(max_length=128)], Count], Field(max_length=64)] = {}
     """Operator → how many of them did not run on the engine asked for; the most frequent 64."""
-    """How it was read: the API or file the runtime told it through."""
 
 
 class Verdict(str, Enum):

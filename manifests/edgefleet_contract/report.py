@@ -83,7 +83,7 @@ class Report(Record):
 
 
 class ReportAck(Record):
-    """What the controller has committed of one boot: all up to `committed`, and `gaps` inside what it saw above."""
+    """What the controller has committed of one boot: all up to `committed`, and `also` above that."""
 
     v: Literal[1] = 1
     boot: BootId
