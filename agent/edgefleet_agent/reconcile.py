@@ -384,7 +384,7 @@ def _on_requalify(turn: Turn, event: RequalifyAsked) -> None:
 
 
 def _on_undone(turn: Turn, event: Undone) -> None:
-    """Somebody at the device went back to the previous release: it stays so until the next wish, or until asked."""
+    """Somebody at the device went back to the previous release: until another is wished, or `requalify`."""
     progress = turn.state.progress(event.model)
     if progress is None:
         return

@@ -29,7 +29,7 @@ from edgefleet_agent.filesystem import Filesystem
 from edgefleet_agent.host import power_mode
 from edgefleet_agent.link import Link, LinkDown, LinkUp, Received
 from edgefleet_agent.loop_events import LoopEvent, OrdersWaiting, PowerModeDue, ProfileReady, RequalifyDue, Stop
-from edgefleet_agent.outbox import Outbox, Sender
+from edgefleet_agent.outbox import Outbox
 from edgefleet_agent.reconcile import step
 from edgefleet_agent.records import (
     Action,
@@ -57,13 +57,14 @@ from edgefleet_agent.records import (
 )
 from edgefleet_agent.state import Opened, StateStore, machine_boot_id
 from edgefleet_agent.trial import RunTrialJob, TrialPorts, run_in_worker, run_trial
+from edgefleet_agent.uplink import Standing, Uplink
 from edgefleet_contract.child import ChildLimits
 from edgefleet_contract.desired import DesiredState
 from edgefleet_contract.errors import WireError
 from edgefleet_contract.profile import Profile
-from edgefleet_contract.report import ChunkRefusal, ChunkRequest, Command, Heartbeat, Presence, ProfileReport, ReportAck
+from edgefleet_contract.report import ChunkRefusal, Command, ProfileReport, ReportAck
 from edgefleet_contract.topics import DeviceTopics
-from edgefleet_contract.wire import decode, decode_as, encode
+from edgefleet_contract.wire import decode, decode_as
 
 log = logging.getLogger(__name__)
 
@@ -121,27 +122,33 @@ class Resident:
         self._activator = Activator(config.home, self._storage, ports.filesystem)
         self.events: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._background = Background()
-        self._link = ports.make_link(self._will, self.events)
-        self._sender = Sender(self._outbox, self._publish_report, ports.clock_s)
-        self._fetcher = Fetcher(self._storage, self._fetch_ports())
         self._profile: Profile | None = None
-        self._connection = 0
-        self._link_trouble = ""
+        self._uplink = Uplink(
+            config,
+            self._outbox,
+            self._standing,
+            lambda will: ports.make_link(will, self.events),
+            clock_s=ports.clock_s,
+            now_ns=ports.now_ns,
+        )
+        self._fetcher = Fetcher(self._storage, self._fetch_ports())
         self._timers: list[tuple[float, int, LoopEvent]] = []
         self._deferred: list[Event] = []
-        self._heartbeat_at_s = 0.0
         self._stopping = False
         self.malformed_n = 0
         """Messages that did not follow the contract, or were not for this device."""
 
     def _fetch_ports(self) -> FetchPorts:
         return FetchPorts(
-            publish=self._publish_request,
+            publish=self._uplink.request,
             emit=self.events.put,
             submit=lambda task: self._background.submit(lambda _: self.events.put(task())),
             make_room=self._make_room,
             clock_s=self._ports.clock_s,
         )
+
+    def _standing(self) -> Standing:
+        return Standing(self._state.generation, self._profile.digest if self._profile else None)
 
     def start(self) -> None:
         """Probe the device in the background; the rest follows when that is done."""
@@ -162,7 +169,7 @@ class Resident:
         self._fetcher.stop()
         if self.end_background(_STOP_WAIT_S):
             self._store.end_attempts()
-        self._link.stop(self._presence(self._connection, online=False))
+        self._uplink.stop()
         log.info("stopped")
 
     def end_background(self, wait_s: float) -> bool:
@@ -183,9 +190,7 @@ class Resident:
 
     def _wait_s(self) -> float:
         now_s = self._ports.clock_s()
-        due = [now_s + _IDLE_S, self._sender.due_s(), self._fetcher.due_s()]
-        if self._sender.connected:
-            due.append(self._heartbeat_at_s)
+        due = [now_s + _IDLE_S, self._uplink.due_s(), self._fetcher.due_s()]
         if self._timers:
             due.append(self._timers[0][0])
         return min(due_s for due_s in due if due_s is not None) - now_s
@@ -200,9 +205,11 @@ class Resident:
         if isinstance(event, Received):
             self._on_received(event)
         elif isinstance(event, LinkUp):
-            self._on_link_up(event)
+            self._uplink.on_up(event)
+            self._fetcher.set_connected(True)
         elif isinstance(event, LinkDown):
-            self._on_link_down(event)
+            self._uplink.on_down(event)
+            self._fetcher.set_connected(False)
         elif isinstance(event, BlobHashed):
             self._fetcher.on_hashed(event)
         elif isinstance(event, ProfileReady):
@@ -223,10 +230,7 @@ class Resident:
         while self._timers and self._timers[0][0] <= now_s:
             self._take(heapq.heappop(self._timers)[2])
         self._fetcher.pump()
-        self._sender.pump()
-        if self._sender.connected and now_s >= self._heartbeat_at_s:
-            self._heartbeat_at_s = now_s + self._config.heartbeat_s
-            self._link.publish(self._topics.heartbeat, encode(self._heartbeat()), qos=0)
+        self._uplink.pump()
 
     def _on_profile(self, profile: Profile) -> None:
         log.info("this is %s at %s, profile %s", profile.device, profile.site, profile.digest)
@@ -237,24 +241,8 @@ class Resident:
         self._decide(Started(self._activator.on_disk(), strikes))
         self._schedule_requalification()
         self._at(_POWER_MODE_EVERY_S, PowerModeDue())
-        self._link.start()
+        self._uplink.start()
         self._take_orders()
-
-    def _on_link_up(self, event: LinkUp) -> None:
-        log.info("connected (%d)", event.connection)
-        self._link_trouble = ""
-        self._connection = event.connection
-        self._publish_presence()
-        self._heartbeat_at_s = self._ports.clock_s() + self._config.heartbeat_s
-        self._sender.on_connected()
-        self._fetcher.set_connected(True)
-
-    def _on_link_down(self, event: LinkDown) -> None:
-        if event.reason != self._link_trouble:
-            log.warning("no connection: %s", event.reason)
-        self._link_trouble = event.reason
-        self._sender.connected = False
-        self._fetcher.set_connected(False)
 
     def _on_received(self, message: Received) -> None:
         try:
@@ -268,7 +256,7 @@ class Resident:
             if message.payload:  # an empty one only says that nothing is retained any more
                 self._on_desired(decode(DesiredState, message.payload))
         elif message.topic == self._topics.ack:
-            self._sender.on_ack(decode(ReportAck, message.payload))
+            self._uplink.on_ack(decode(ReportAck, message.payload))
         elif message.topic == self._topics.command:
             self._on_command(decode_as(_COMMAND, message.payload))
         else:
@@ -352,7 +340,7 @@ class Resident:
             return
         self._state = after
         if after.generation != before.generation:
-            self._publish_presence()
+            self._uplink.say_presence()
         for action in actions:
             self._carry_out(action)
         self._undefer(event)
@@ -458,37 +446,3 @@ class Resident:
             log.info("made room: %d bytes", freed_bytes)
         except OSError as error:
             log.warning("making room: %s", error)
-
-    def _publish_report(self, body: bytes) -> None:
-        self._link.publish(self._topics.event, body, qos=1)
-
-    def _publish_request(self, request: ChunkRequest) -> None:
-        self._link.publish(self._topics.get, encode(request), qos=1)
-
-    def _publish_presence(self) -> None:
-        if self._connection > 0:
-            body = self._presence(self._connection, online=True)
-            self._link.publish(self._topics.state, body, qos=1, retain=True)
-
-    def _will(self, connection: int) -> bytes:
-        return self._presence(connection, online=False)
-
-    def _presence(self, connection: int, *, online: bool) -> bytes:
-        presence = Presence(
-            device=self._config.device,
-            site=self._config.site,
-            online=online,
-            boot=self._outbox.boot,
-            connection=connection,
-            generation=self._state.generation,
-            profile=self._profile.digest if self._profile else "sha256:" + "0" * 64,
-        )
-        return encode(presence)
-
-    def _heartbeat(self) -> Heartbeat:
-        return Heartbeat(
-            boot=self._outbox.boot,
-            generation=self._state.generation,
-            outbox_n=self._outbox.count,
-            sent_at_ns=self._ports.now_ns(),
-        )
