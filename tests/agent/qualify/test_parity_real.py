@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 
+from bench.parity_corpus import corpus
 from edgefleet_agent.qualify.parity import compare_outputs
 from edgefleet_agent.qualify.parity_claim import CLAIMS
 from edgefleet_agent.qualify.parity_tensor import pair_of
@@ -18,20 +16,7 @@ from edgefleet_contract.accept import MetricAccept, MetricKind, ParityAccept
 from edgefleet_contract.errors import UserInputError
 from edgefleet_contract.evidence import ParityCheck, ParityVerdict, Task
 
-
-def _corpus_module() -> ModuleType:
-    """Return the benchmark's corpus; `bench` is no package of the distribution."""
-    path = Path(__file__).parents[3] / "bench" / "parity_corpus.py"
-    spec = importlib.util.spec_from_file_location("parity_corpus_of_the_benchmark", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-CASES = list(_corpus_module().corpus())
+CASES = list(corpus())
 
 
 def test_the_corpus_is_as_large_as_it_is_said_to_be() -> None:

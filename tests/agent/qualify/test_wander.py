@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import pytest
 
+from bench.steady import WANDERS, moving
 from edgefleet_agent.qualify.latency_loop import Samples
 from edgefleet_agent.qualify.latency_measuring import seen_enough, wants_time
 from edgefleet_agent.qualify.steady import TraceKind, classify
@@ -168,26 +164,13 @@ RECORDED_MS = [
 """Medians of each fifty of 7,400 inferences in 30 s, on a quiet virtual machine with neighbours."""
 
 
-def _bench() -> Any:
-    spec = importlib.util.spec_from_file_location("bench_steady", Path(__file__).parents[3] / "bench" / "steady.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["bench_steady"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-BENCH = _bench()
-
-
 def recorded() -> np.ndarray:
     levels_ns = np.repeat(np.array(RECORDED_MS) * 1e6, 50)
     return np.asarray(levels_ns * np.random.default_rng(1).lognormal(0.0, 0.0143, len(levels_ns)), np.int64)
 
 
 def levels(name: str, seeds: range = range(1000, 1020)) -> list[Level]:
-    return [level_of(BENCH.moving(BENCH.WANDERS[name], seed)) for seed in seeds]
+    return [level_of(moving(WANDERS[name], seed)) for seed in seeds]
 
 
 @pytest.mark.parametrize("name", ["memory 1 % of the run", "memory 2.5 %", "cycle, 12 turns", "cycle, 6 turns"])

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+
+from bench import onnx_nodes
 
 SAMPLE = (
     "test_abs", "test_add_bcast", "test_argmax_default_axis_example_select_last_index", "test_attention_4d_gqa",
@@ -23,30 +22,18 @@ REFUSED = ("test_bitcast_float32_to_int32", "test_unique_sorted_without_axis", "
 
 
 @pytest.fixture(scope="module")
-def nodes(repository: Path) -> ModuleType:
-    """The benchmark's module, which runs cases in children."""
-    spec = importlib.util.spec_from_file_location("onnx_nodes", repository / "bench" / "onnx_nodes.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
 def pinned(repository: Path) -> frozenset[str]:
     path = repository / "tests" / "data" / "onnx_nodes" / "tflite_pass.txt"
     return frozenset(path.read_text(encoding="utf-8").split())
 
 
 @pytest.mark.timeout(300)
-def test_a_sample_of_pinned_cases_matches_and_others_are_refused(nodes: ModuleType, pinned: frozenset[str]) -> None:
-    taken = {name: case for name, case in nodes.cases().items() if name in {*SAMPLE, *REFUSED}}
+def test_a_sample_of_pinned_cases_matches_and_others_are_refused(pinned: frozenset[str]) -> None:
+    taken = {name: case for name, case in onnx_nodes.cases().items() if name in {*SAMPLE, *REFUSED}}
     assert len(taken) == len(SAMPLE) + len(REFUSED)
-    outcomes = dict(nodes.run_all(taken))
-    assert {name: outcomes[name].status for name in SAMPLE} == dict.fromkeys(SAMPLE, nodes.MATCH)
-    assert {name: outcomes[name].status for name in REFUSED} == dict.fromkeys(REFUSED, nodes.REFUSED)
+    outcomes = dict(onnx_nodes.run_all(taken))
+    assert {name: outcomes[name].status for name in SAMPLE} == dict.fromkeys(SAMPLE, onnx_nodes.MATCH)
+    assert {name: outcomes[name].status for name in REFUSED} == dict.fromkeys(REFUSED, onnx_nodes.REFUSED)
     assert all(outcomes[name].ort_same for name in outcomes)
     assert set(SAMPLE) <= pinned
     assert not pinned & set(REFUSED)
@@ -54,11 +41,11 @@ def test_a_sample_of_pinned_cases_matches_and_others_are_refused(nodes: ModuleTy
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_every_pinned_case_matches_and_none_is_wrong_unseen(nodes: ModuleType, pinned: frozenset[str]) -> None:
-    taken = nodes.cases()
-    outcomes = dict(nodes.run_all(taken))
+def test_every_pinned_case_matches_and_none_is_wrong_unseen(pinned: frozenset[str]) -> None:
+    taken = onnx_nodes.cases()
+    outcomes = dict(onnx_nodes.run_all(taken))
     statuses = {name: outcome.status for name, outcome in outcomes.items()}
-    assert [name for name, status in statuses.items() if status == nodes.WRONG] == []
-    assert sorted(pinned - {name for name, status in statuses.items() if status == nodes.MATCH}) == []
+    assert [name for name, status in statuses.items() if status == onnx_nodes.WRONG] == []
+    assert sorted(pinned - {name for name, status in statuses.items() if status == onnx_nodes.MATCH}) == []
     assert len(pinned) >= 0.88 * len(taken)
     assert all(outcome.ort_same for outcome in outcomes.values() if outcome.ort_same is not None)
