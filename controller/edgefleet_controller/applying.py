@@ -264,7 +264,7 @@ class Applier:
             if refused:
                 first = refused[0]
                 reason = f"{first.model} was refused on {first.device}: {first.reason or 'no variant qualified'}"
-                self._finish(record.revision, Phase.FAILED, clip_reason(reason), ExitCode.GATE_FAILED)
+                self._finish(record.revision, Phase.FAILED, reason, ExitCode.GATE_FAILED)
             else:
                 self._finish(record.revision, Phase.COMPLETE, None, ExitCode.DONE)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, Update, delete, func, select, update
 
-from edgefleet_contract.base import digest_bytes
+from edgefleet_contract.base import clip_reason, digest_bytes
 from edgefleet_contract.desired import DesiredState
 from edgefleet_contract.errors import InternalError
 from edgefleet_contract.manifest import Manifest
@@ -66,12 +66,13 @@ class Revisions(Concern):
     def set_phase(
         self, revision: int, phase: Phase, *, reason: str | None = None, exit_code: int | None = None
     ) -> None:
-        """Set how far a revision has come, with the reason and exit code that belong to that phase.
+        """Set how far a revision has come, with the reason (cut to what a `Reason` holds) and exit code of that phase.
 
         Raises:
             InternalError: no such revision.
         """
-        values = {"phase": phase.value, "reason": reason, "exit_code": exit_code}
+        told = None if reason is None else clip_reason(reason)
+        values = {"phase": phase.value, "reason": told, "exit_code": exit_code}
         with self._database.write() as connection:
             _update_one(connection, revision, _by_number(revision).values(values))
 

@@ -10,7 +10,7 @@ from edgefleet_contract.artifact import ArtifactDocument, ArtifactFile, FileRole
 from edgefleet_contract.base import digest_bytes
 from edgefleet_contract.errors import InternalError
 from edgefleet_contract.evidence import Verdict
-from edgefleet_controller.api import Phase
+from edgefleet_controller.api import Phase, RevisionStatus
 from edgefleet_controller.compile.records import BuildRecord
 from edgefleet_controller.store import Store
 from edgefleet_controller.store import revisions as revisions_module
@@ -50,6 +50,14 @@ def test_revisions_count_up_and_the_unfinished_ones_are_found_again(store: Store
     first = store.revision(revision)
     assert first is not None
     assert (first.phase, first.reason, first.exit_code) == (Phase.FAILED, "refused", 3)
+
+
+def test_a_reason_of_any_length_can_be_told(store: Store, revision: int) -> None:
+    store.set_phase(revision, Phase.ERROR, reason="word " * 1000, exit_code=1)
+    record = store.revision(revision)
+    assert record is not None
+    status = RevisionStatus(revision=revision, phase=record.phase, reason=record.reason)
+    assert (status.reason or "").startswith("word word")
 
 
 def test_the_phase_of_a_revision_that_is_not_there_is_a_bug(store: Store) -> None:
