@@ -13,6 +13,7 @@ import sqlite3
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Literal, TextIO
 
@@ -259,10 +260,10 @@ def _progress_rows(progress: ModelProgress) -> Iterator[tuple[str, str]]:
 
 def _read_state(path: Path) -> tuple[AgentState, int]:
     try:
-        connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
-        state = StateStore(connection).load()
-        waiting_n = connection.execute("SELECT count(*) FROM report").fetchone()[0]
-        connection.close()
+        # A quoted URI: a folder may hold `?`, `#` or `%`.
+        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as connection:
+            state = StateStore(connection).load()
+            waiting_n = connection.execute("SELECT count(*) FROM report").fetchone()[0]
     except (sqlite3.DatabaseError, ValueError) as error:
         msg = f"{path} cannot be read: {error}"
         raise StateError(msg, next_step="start the agent once: it moves a damaged file aside") from error

@@ -138,6 +138,14 @@ def test_status_tells_people_how_far_a_model_has_come_and_why_not_further(
     assert "digits tried ort/cpu/int8 failed: p95 30 ms, limit 20 ms" in lines
 
 
+def test_a_home_may_be_named_anything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    home = tmp_path / "50% of #1? yes"
+    home.mkdir()
+    open_database(home / "agent.db").connection.close()
+    assert main(["status", "--home", str(home)]) == 0
+    assert "generation" in capsys.readouterr().out
+
+
 def test_status_of_a_damaged_database_is_an_error_and_leaves_it_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
