@@ -213,10 +213,18 @@ class OrtSession:
         from onnxruntime import OrtValue
 
         binding = self._session.io_binding()
-        for name, value in feeds.items():
-            binding.bind_ortvalue_input(name, OrtValue.ortvalue_from_numpy(np.asarray(value, order="C")))
-        for name, value in self.run(feeds).items():
-            binding.bind_ortvalue_output(name, OrtValue.ortvalue_from_numpy(np.asarray(value, order="C")))
+        inputs, outputs = (
+            {name: np.asarray(value, order="C") for name, value in each.items()} for each in (feeds, self.run(feeds))
+        )
+        for name, value in inputs.items():
+            binding.bind_ortvalue_input(name, OrtValue.ortvalue_from_numpy(value))
+        for name, value in outputs.items():
+            binding.bind_ortvalue_output(name, OrtValue.ortvalue_from_numpy(value))
+        call = self._call_on(binding)
+        vars(call)["arrays"] = (inputs, outputs)  # the binding points into them, and does not keep them
+        return call
+
+    def _call_on(self, binding: OrtHandle) -> functools.partial[object]:
         inner = getattr(getattr(self._session, "_sess", None), "run_with_iobinding", None)
         inner_binding = getattr(binding, "_iobinding", None)
         if inner is not None and inner_binding is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,25 @@ def test_a_bound_call_computes_and_can_be_repeated(session: OrtSession, feeds: d
     call = session.bind(feeds)
     assert call() is None
     assert call() is None
+
+
+def test_a_bound_call_keeps_the_memory_it_reads_and_writes_and_no_longer_than_itself(
+    session: OrtSession, feeds: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, seen = session.run, [weakref.ref(feeds["image"])]
+
+    def spy(given: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        outputs = run(given)
+        seen.extend(weakref.ref(value) for value in outputs.values())
+        return outputs
+
+    monkeypatch.setattr(session, "run", spy)
+    call = session.bind(feeds)
+    feeds.clear()
+    assert len(seen) == 2
+    assert all(array() is not None for array in seen)
+    del call
+    assert all(array() is None for array in seen)
 
 
 def test_a_bound_call_works_where_the_wrappers_inside_is_not_known(
