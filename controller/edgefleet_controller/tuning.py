@@ -24,7 +24,7 @@ from edgefleet_controller.workbench import DOCUMENT, BuildRow, Wanted, Workbench
 KEEP_SHARES = (0.05, 0.1, 0.2)
 METHODS = ("minmax", "entropy", "percentile", "mse")
 _TFLITE_METHODS = ("minmax", "smoothed")
-_PRODUCTS_ONLY = "minmax-products"
+_TFLITE_TRANSFORMER_METHODS = ("minmax-products", "minmax-layers", "layers-as-they-come")
 _ATTENTION = frozenset({"Attention", "LayerNormalization", "MultiHeadAttention", "SkipLayerNormalization", "Softmax"})
 _SAME_ACCURACY = 1e-6
 _DEFAULT = Recipe()
@@ -65,9 +65,12 @@ def recipes_for(variant: str, operators: Collection[str] = ()) -> tuple[Recipe, 
         by_method = [Recipe(calibration=method) for method in METHODS]
         return (Recipe(), *by_method, *(Recipe(keep_share=share) for share in KEEP_SHARES), *off)
     if parts.runtime == "tflite" and parts.precision in {"int8", "int16x8"}:
-        products = attends and parts.engine in {"cpu", "xnnpack"}
-        methods = (*_TFLITE_METHODS, *([_PRODUCTS_ONLY] if products else []))
-        return (Recipe(), *(Recipe.model_validate({"calibration": method}) for method in methods))
+        on_cpu, int8 = parts.engine in {"cpu", "xnnpack"}, parts.precision == "int8"
+        of_transformers = _TFLITE_TRANSFORMER_METHODS if int8 else _TFLITE_TRANSFORMER_METHODS[:1]
+        methods = (*_TFLITE_METHODS, *(of_transformers if attends and on_cpu else ()))
+        shares = KEEP_SHARES if int8 and on_cpu else ()
+        by_method = [Recipe.model_validate({"calibration": method}) for method in methods]
+        return (Recipe(), *by_method, *(Recipe(keep_share=share) for share in shares))
     return (Recipe(),)
 
 

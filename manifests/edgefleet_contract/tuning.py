@@ -9,9 +9,13 @@ from pydantic import Field
 from edgefleet_contract.base import ByteCount, Digest, Name, Reason, Record, Share
 from edgefleet_contract.variant import VariantName
 
-CalibrationMethod = Literal["best", "minmax", "entropy", "percentile", "mse", "smoothed", "minmax-products"]
-"""`smoothed` (a moving average of ranges) and `minmax-products` (integers in products only) are TFLite's; `entropy`,
-`percentile` and `mse` are ONNX Runtime's."""
+CalibrationMethod = Literal[
+    "best", "minmax", "entropy", "percentile", "mse",
+    "smoothed", "minmax-products", "minmax-layers", "layers-as-they-come",
+]  # fmt: skip
+"""`entropy`, `percentile` and `mse` are ONNX Runtime's. `smoothed` (a moving average of ranges), `minmax-products`
+(integers in products only), `minmax-layers` (in layers with weights only) and `layers-as-they-come` (the same, inputs
+rounded at run time) are TFLite's."""
 MAX_POINTS = 1024
 
 

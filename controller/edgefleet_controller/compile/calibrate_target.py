@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from edgefleet_contract.evidence import ParityVerdict, Task
 from edgefleet_contract.job import CompareJob
 from edgefleet_controller.compile import npz
 from edgefleet_controller.compile.calibrate_judge import Judge, Score
+from edgefleet_controller.compile.npz import Array
 from edgefleet_controller.compile.samples import LABELS
 from edgefleet_controller.compile.steps import ChildSteps
 
@@ -39,14 +41,14 @@ class Target:
     max_drop: float = MAX_DROP
     min_sqnr_db: float | None = None
 
-    def misses(self, judge: Judge, model: Path, score: Score, *, optimise: bool) -> str | None:
+    def misses(self, judge: Judge, model: Path, score: Score, run: Callable[[], Sequence[Array]]) -> str | None:
         """Return what a model file misses, or None. Runs the agent's own comparison in a child process.
 
         Args:
             judge: samples and the source's outputs.
-            model: the file.
+            model: the file; outputs are written beside it.
             score: how it did.
-            optimise: whether it is run fused.
+            run: returns its outputs on the judge's samples, in the order of the source's.
 
         Raises:
             StepError: the comparison gave no answer.
@@ -56,13 +58,13 @@ class Target:
             return f"top-1 falls by {score.drop:.4f}; allowed: {allowed:.4f}"
         if self.min_sqnr_db is not None and score.sqnr_db < self.min_sqnr_db:
             return f"signal to noise is {score.sqnr_db:.2f} dB; wanted: {self.min_sqnr_db:g} dB"
-        return self._trial(judge, model, optimise=optimise)
+        return self._trial(judge, model, run())
 
-    def _trial(self, judge: Judge, model: Path, *, optimise: bool) -> str | None:
+    def _trial(self, judge: Judge, model: Path, outputs: Sequence[Array]) -> str | None:
         reference, candidate = model.with_suffix(".reference.npz"), model.with_suffix(".candidate.npz")
         labels = {} if judge.labels is None else {LABELS: judge.labels}
         npz.write(reference, judge.named(judge.reference) | labels)
-        npz.write(candidate, judge.named(judge.run(model, optimise=optimise)))
+        npz.write(candidate, judge.named(outputs))
         job = CompareJob(reference=str(reference), candidate=str(candidate), precision=self.precision, task=self.task)
         answer = ChildSteps().compare(job)  # one that crashes is no verdict: the build ends, and may be tried again
         return (answer.reason or "parity failed") if answer.verdict is ParityVerdict.FAIL else None

@@ -14,7 +14,7 @@ from edgefleet_contract.tuning import Recipe
 from edgefleet_controller.compile.archive import ZLIB_VERSION
 
 FORMAT = "edgefleet/build/v1"
-RECIPE_VERSION = "4"
+RECIPE_VERSION = "5"
 """Counted up whenever the same inputs would be built into other bytes."""
 _TOOLS = (
     "edgefleet", "onnx", "onnxruntime", "numpy", "onnxslim", "scipy",

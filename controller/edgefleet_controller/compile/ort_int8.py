@@ -65,17 +65,17 @@ def quantize(request: BuildRequest, inputs: tuple[TensorSpec, ...], layout: QdqL
     target = Target("int8", request.task)
     if recipe.keep_share is not None:
         kept = mixed.spend(measured, best, target, recipe.keep_share)
-        return Chosen(kept.scored.path, {**options, **kept.options, "mixed_meets_target": kept.met})
+        return Chosen(kept.scored.path, {**options, **kept.options})
     missed = mixed.missed(measured, best, target)
     if missed is not None:
         logger.info("plain int8 misses its target: %s", missed)
         rescued = mixed.rescue(measured, best, target)
         best = rescued.scored
-        options |= {"plain_int8_misses": missed[:300], **rescued.options, "mixed_meets_target": rescued.met}
+        options |= {"plain_int8_misses": missed[:300], **rescued.options}
     elif layout is QdqLayout.U8S8 and is_transformer(plain.model) and best.score.sqnr_db < EXACT_DB:
         exact = mixed.rescue(measured, best, replace(target, min_sqnr_db=EXACT_DB), MAX_EXACT_SHARE)
         best = exact.scored
-        options |= {**exact.options, "mixed_meets_target": exact.met, "mixed_target_sqnr_db": EXACT_DB}
+        options |= {**exact.options, "mixed_target_sqnr_db": EXACT_DB}
     return Chosen(best.path, options)
 
 

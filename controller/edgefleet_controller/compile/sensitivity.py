@@ -7,7 +7,6 @@ sample, instead of one quantised file a layer.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import onnx
@@ -16,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from edgefleet_controller.compile import session
 from edgefleet_controller.compile.calibrate_qdq import WEIGHTED, is_transformer, layers
 from edgefleet_controller.compile.calibrate_ranges import Observed, Ranges
+from edgefleet_controller.compile.mixed_search import Candidate
 from edgefleet_controller.compile.npz import Array, Arrays
 from edgefleet_controller.compile.onnx_graph import put_nodes, replace_input
 
@@ -29,25 +29,6 @@ _WORK_ELEMENTS = 3_000_000_000
 """Rounded elements over all runs: about a minute on one core."""
 _MIN_SAMPLES_N, _MAX_SAMPLES_N = 2, 32
 _SWITCH = "edgefleet_switch_"
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """One layer that may stay in float.
-
-    Attributes:
-        name: the node's name.
-        operator: its type.
-        weight_bytes: bytes of its weights in float32.
-        moved_bytes: bytes of the float32 inputs it would read.
-        noise: noise power it adds alone, relative to the outputs' power.
-    """
-
-    name: str
-    operator: str
-    weight_bytes: int
-    moved_bytes: int
-    noise: float
 
 
 def measure(
@@ -187,11 +168,12 @@ def _noise(runner: session.Session, names: Sequence[str], feeds: Sequence[Arrays
         reference = runner.run({**feed, **off})
         for name in names:
             got = runner.run({**feed, **off, f"{_SWITCH}{name}": np.asarray(True)})
-            total[name] += _relative_power(reference, got) / len(feeds)
+            total[name] += relative_power(reference, got) / len(feeds)
     return total
 
 
-def _relative_power(reference: Sequence[Array], got: Sequence[Array]) -> float:
+def relative_power(reference: Sequence[Array], got: Sequence[Array]) -> float:
+    """Return the noise power in outputs, relative to their own, as the mean over float outputs; 1e6: not finite."""
     shares = [
         float(np.sum((a.astype(np.float64) - b) ** 2)) / max(float(np.sum(a.astype(np.float64) ** 2)), 1e-30)
         for a, b in zip(reference, got, strict=True)

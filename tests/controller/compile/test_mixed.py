@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgefleet_controller.compile import mixed, ort, sensitivity, steps
+from edgefleet_controller.compile import mixed, mixed_search, ort, sensitivity, steps
 from edgefleet_controller.compile.calibrate_qdq import QdqLayout, write_qdq
 from edgefleet_controller.compile.calibrate_ranges import observe, ranges_by
 from edgefleet_controller.compile.fault import CompileFaultError
-from edgefleet_controller.compile.sensitivity import Candidate
+from edgefleet_controller.compile.mixed_search import Candidate
 from edgefleet_controller.compile.session import Session
 from edgefleet_controller.compile.steps import StepError
 
@@ -27,11 +27,11 @@ def candidate(name: str, weight_bytes: int, noise: float) -> Candidate:
 
 def test_the_fewest_bytes_go_back_that_leave_the_noise_within_its_budget() -> None:
     layers = [candidate("large", 1000, 0.5), candidate("small", 10, 0.4), candidate("quiet", 1, 0.01)]
-    assert mixed.solve(layers, 1.0) == frozenset()
-    assert mixed.solve(layers, 0.55) == {"small"}
-    assert mixed.solve(layers, 0.45) == {"large"}
-    assert mixed.solve(layers, 0.05) == {"large", "small"}
-    assert mixed.solve(layers, 0.0) == {"large", "small", "quiet"}
+    assert mixed_search.solve(layers, 1.0) == frozenset()
+    assert mixed_search.solve(layers, 0.55) == {"small"}
+    assert mixed_search.solve(layers, 0.45) == {"large"}
+    assert mixed_search.solve(layers, 0.05) == {"large", "small"}
+    assert mixed_search.solve(layers, 0.0) == {"large", "small", "quiet"}
 
 
 @given(
@@ -43,7 +43,7 @@ def test_the_integer_programme_is_no_worse_than_trying_every_choice(
 ) -> None:
     layers = [candidate(f"l{index}", size, noise) for index, (size, noise) in enumerate(parts)]
     total = sum(noise for _, noise in parts)
-    keep = mixed.solve(layers, share * total)
+    keep = mixed_search.solve(layers, share * total)
     left = sum(each.noise for each in layers if each.name not in keep)
     assert left <= share * total + 1e-6 * total
     cost = sum(each.weight_bytes + 1 for each in layers if each.name in keep)

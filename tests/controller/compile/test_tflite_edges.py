@@ -32,7 +32,7 @@ def test_an_output_that_is_read_again_at_another_scale_is_float(signature: str) 
     )
     model.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in WEIGHTS.items())
     made = floating.make(onnx.shape_inference.infer_shapes(model), FEEDS, for_integers=True)
-    files = quantise.static(made.data, [made.feed(feed) for feed in FEEDS], activation_bits=8)
+    files = quantise.static(made.data, [made.feed(feed) for feed in FEEDS], activation_bits=8).files
     source = session.Session(model.SerializeToString())
     for feed, got in zip(FEEDS, made.run_all(Interpreter(files["minmax"]), FEEDS), strict=True):
         for wanted, ours in zip(source.run(feed), got.values(), strict=True):

@@ -39,7 +39,7 @@ def test_a_recurrent_net_begins_with_zeros_and_holds_nothing_that_nobody_reads()
     graph = flatbuffer.read(made.data).subgraphs[0]
     assert not any(tensor.isVariable for tensor in graph.tensors)
     assert lost._unread(graph, graph.operators) is None
-    assert quantise.static(made.data, [made.feed(feed) for feed in feeds], activation_bits=8)
+    assert quantise.static(made.data, [made.feed(feed) for feed in feeds], activation_bits=8).files
 
 
 def test_a_reshape_to_a_scalar_becomes_a_squeeze() -> None:
@@ -65,4 +65,4 @@ def test_a_scatter_that_adds_has_integers_too() -> None:
     source.opset_import[0].version = 18
     feeds = [{"x": floats(4, 3)} for _ in range(4)]
     made = floating.make(source, feeds)
-    assert quantise.static(made.data, [made.feed(feed) for feed in feeds], activation_bits=8)
+    assert quantise.static(made.data, [made.feed(feed) for feed in feeds], activation_bits=8).files

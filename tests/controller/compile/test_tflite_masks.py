@@ -41,7 +41,7 @@ def made() -> FloatFile:
 
 
 def test_masked_scores_stay_masked_and_the_others_keep_their_scale(made: FloatFile) -> None:
-    files = quantise.static(made.data, [made.feed(feed) for feed in FEEDS], activation_bits=8)
+    files = quantise.static(made.data, [made.feed(feed) for feed in FEEDS], activation_bits=8).files
     source = session.Session(attention().SerializeToString())
     wanted = np.stack([source.run(feed)[0] for feed in FEEDS])
     assert {masks.too_wide(data) for data in files.values()} == {None}

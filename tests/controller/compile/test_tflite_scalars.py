@@ -65,7 +65,9 @@ def test_every_precision_keeps_scalars(made: FloatFile) -> None:
         "fp16": quantise.fp16(made.data),
         "int8-dynamic": quantise.int8_dynamic(made.data),
         **{
-            f"int{bits}": quantise.static(made.data, calibration, activation_bits=bits, float_sums=False)["minmax"]
+            f"int{bits}": quantise.static(made.data, calibration, activation_bits=bits, float_sums=False).files[
+                "minmax"
+            ]
             for bits in (8, 16)
         },
     }

@@ -91,7 +91,7 @@ def test_the_precision_is_read_from_the_tensors(digits: bytes, make: Callable[[b
 
 def static(data: bytes, bits: int) -> bytes:
     feeds = [{"image": np.random.default_rng(seed).normal(size=(1, 28, 28, 1)).astype(np.float32)} for seed in range(4)]
-    return next(iter(quantise.static(data, feeds, activation_bits=bits).values()))
+    return next(iter(quantise.static(data, feeds, activation_bits=bits).files.values()))
 
 
 def test_a_model_that_keeps_state_is_not_called_nondeterministic(bench: Any, wake_word: bytes) -> None:

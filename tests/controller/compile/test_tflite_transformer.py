@@ -98,7 +98,9 @@ def test_an_int8_transformer_keeps_30_db(seed: int) -> None:
     feeds = [{"image": image[None]} for image in images]
     model = transformer(seed)
     made = floating.make(model, feeds[:32], for_integers=True)
-    files = quantise.static(made.data, [made.feed(feed) for feed in feeds[:32]], activation_bits=8, float_sums=True)
+    files = quantise.static(
+        made.data, [made.feed(feed) for feed in feeds[:32]], activation_bits=8, float_sums=True
+    ).files
     held_out = feeds[32:]
     wanted = session.Session(model.SerializeToString()).run_all(held_out)
 

@@ -10,6 +10,7 @@ import contextlib
 import logging
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -38,6 +39,21 @@ class QuantisationError(Exception):
     """The quantiser does not manage this graph, or found nothing to do."""
 
 
+@dataclass(frozen=True)
+class Statics:
+    """Files with calibrated integers, and what more of them are made of.
+
+    Attributes:
+        files: calibration method → file; methods that no scale fits are left out.
+        data: the float file they were made of.
+        ranges: calibration method → tensor → `min` and `max`, of the methods with integers throughout.
+    """
+
+    files: dict[str, bytes]
+    data: bytes
+    ranges: Mapping[str, Mapping[str, Any]]
+
+
 def fp16(data: bytes) -> bytes:
     """Return the file with float16 weights, dequantised when it is loaded. Raises QuantisationError."""
     return _quantise(data, _fp16_recipe)
@@ -48,7 +64,7 @@ def int8_dynamic(data: bytes) -> bytes:
     return versions.stamp(_quantise(data, _dynamic_recipe))
 
 
-def static(data: bytes, feeds: Sequence[Arrays], *, activation_bits: int, float_sums: bool = False) -> dict[str, bytes]:
+def static(data: bytes, feeds: Sequence[Arrays], *, activation_bits: int, float_sums: bool = False) -> Statics:
     """Return files with int8 weights a channel and activations of 8 or 16 bits, one by each calibration method.
 
     `minmax` takes the widest range seen, `smoothed` the quantiser's own moving average, which ignores rare peaks. The
@@ -89,7 +105,19 @@ def static(data: bytes, feeds: Sequence[Arrays], *, activation_bits: int, float_
         if not usable:
             wide = masks.too_wide(made["minmax"])
             raise QuantisationError(f"the values of {wide!r} are too large for one scale of {activation_bits} bits")
-        return usable
+        return Statics(usable, data, each)
+
+
+def mixed(statics: Statics, method: str, keep: Collection[str]) -> bytes:
+    """Return the file with int8 throughout but for the operators of these names. Raises QuantisationError."""
+    with _faults(), quiet():
+        return versions.stamp(_export(statics.data, _static_recipe(8, keep=keep), statics.ranges[method]))
+
+
+def alone(statics: Statics, method: str, name: str) -> bytes:
+    """Return the file in float but for the operator of this name. Raises QuantisationError."""
+    with _faults(), quiet():
+        return versions.stamp(_export(statics.data, _static_recipe(8, scope=_scope(name)), statics.ranges[method]))
 
 
 def widened(ranges: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
@@ -133,8 +161,16 @@ def _dynamic_recipe() -> Recipe:
     return made
 
 
-def _static_recipe(activation_bits: int, *, float_sums: bool = False) -> Recipe:
+def _static_recipe(
+    activation_bits: int, *, float_sums: bool = False, keep: Collection[str] = (), scope: str = _EVERY
+) -> Recipe:
     """Return the recipe with float edges, and one scale for the second operand of BATCH_MATMUL.
+
+    Args:
+        activation_bits: 8 or 16.
+        float_sums: whether the sums and norms between products stay float.
+        keep: names of operators that stay float.
+        scope: which operators it speaks of at all, as a regular expression.
 
     With a scale a channel, which no kernel of it has, transformers come out as noise (2 dB instead of 38).
     """
@@ -142,12 +178,19 @@ def _static_recipe(activation_bits: int, *, float_sums: bool = False) -> Recipe:
 
     def add(manager: Library, algorithm: Library, every: Library) -> None:
         operations, per_tensor = qtyping.TFLOperationName, qtyping.QuantGranularity.TENSORWISE
-        manager.add_static_config(_EVERY, every, activation_bits, 8)
-        manager.add_static_config(_EVERY, operations.BATCH_MATMUL, activation_bits, 8, per_tensor)
+        manager.add_static_config(scope, every, activation_bits, 8)
+        manager.add_static_config(scope, operations.BATCH_MATMUL, activation_bits, 8, per_tensor)
         for edge in (operations.INPUT, operations.OUTPUT, *(_SUMS if float_sums else ())):
             manager.add_quantization_config(_EVERY, edge, algorithm_key=algorithm.NO_QUANTIZE)
+        for name in sorted(keep):
+            manager.add_quantization_config(_scope(name), every, algorithm_key=algorithm.NO_QUANTIZE)
 
     return _recipe(add)
+
+
+def _scope(name: str) -> str:
+    """Return the expression for one operator: the quantiser knows it by its outputs' names, each with `;` behind it."""
+    return f"^{re.escape(name)}($|;)"
 
 
 def _layers_recipe(content: graph.Graph, *, dynamic: bool) -> Recipe:
@@ -175,11 +218,10 @@ def _layers_recipe(content: graph.Graph, *, dynamic: bool) -> Recipe:
                 and not dynamic
                 and any(each is not None and each.is_constant for each in op.inputs[1:2])
             ):
-                scope = f"{re.escape(op.name)}($|;)"
-                manager.add_static_config(scope, operations.BATCH_MATMUL, 8, 8, per_tensor)
+                manager.add_static_config(_scope(op.name), operations.BATCH_MATMUL, 8, 8, per_tensor)
             elif op.type == "GATHER" and any(each is not None and each.dtype == "float32" and each.is_constant
                                              for each in op.inputs[:1]):  # fmt: skip
-                manager.add_static_config(f"{re.escape(op.name)}($|;)", operations.GATHER, 8, 8)
+                manager.add_static_config(_scope(op.name), operations.GATHER, 8, 8)
 
     return _recipe(add)
 

@@ -17,10 +17,10 @@ from edgefleet_controller.compile.calibrate_target import EXACT_DB
 from edgefleet_controller.compile.fault import CompileFaultError
 from edgefleet_controller.compile.npz import Array, Arrays
 from edgefleet_controller.compile.protocol import BuildAnswer, BuildRequest, OptionValue
-from edgefleet_controller.compile.tflite import coverage, edgetpu_compiler, floating, quantise, versions
+from edgefleet_controller.compile.tflite import coverage, edgetpu_compiler, floating, mixed, quantise, versions
 from edgefleet_controller.compile.tflite.floating import FloatFile
 from edgefleet_controller.compile.tflite.interpreter import Interpreter, RefusedError
-from edgefleet_controller.compile.tflite.quantise import QuantisationError
+from edgefleet_controller.compile.tflite.quantise import QuantisationError, Statics
 
 JUDGED_MAX_N = 64
 """Golden samples that calibration methods are compared on."""
@@ -97,7 +97,7 @@ def _static(request: BuildRequest, inputs: Specs, floats: FloatFile, *, activati
     feeds = [floats.feed(feed) for feed in _feeds(request.calibration, inputs, request)]
     on_cpu = parse_variant(request.variant).engine in {"cpu", "xnnpack"}  # accelerators want integers throughout
     made = quantise.static(floats.data, feeds, activation_bits=activation_bits, float_sums=on_cpu)
-    files = _by_recipe(made, request.recipe.calibration)
+    files = _by_recipe(made.files, request.recipe.calibration)
     judge = open_judge(request, inputs, JUDGED_MAX_N)
     scores, refusals = {}, []
     for method, data in files.items():
@@ -117,7 +117,37 @@ def _static(request: BuildRequest, inputs: Specs, floats: FloatFile, *, activati
         **{f"{method}_sqnr_db": round(score.sqnr_db, 2) for method, score in scores.items()},
         **_figures(files[best]),
     }
-    return Made(files[best], options, versions.HYBRID_RUNTIME if best == quantise.AS_THEY_COME else {})
+    data = files[best]
+    if on_cpu and activation_bits == 8:
+        data, more = _rescued(request, inputs, floats, made, best)
+        options |= more
+    needs_hybrid = best == quantise.AS_THEY_COME and data is files[best]
+    return Made(data, options, versions.HYBRID_RUNTIME if needs_hybrid else {})
+
+
+def _rescued(
+    request: BuildRequest, inputs: Specs, floats: FloatFile, statics: Statics, best: str
+) -> tuple[bytes, dict[str, OptionValue]]:
+    """Return the best plain file where it meets its target, else one of mixed precision that does, or the better one.
+
+    Where the recipe says which share of the weights is to be in float, that is what it gets.
+    """
+    judge, plain, share = open_judge(request, inputs), statics.files[best], request.recipe.keep_share
+    bench = mixed.Bench(
+        statics,
+        best if best in statics.ranges else "minmax",
+        judge,
+        lambda data, each: _outputs(data, floats, each),
+        request.task,
+        Path(request.work_dir),
+    )
+    rounded = mixed.Rounded(plain, judge.score(_outputs(plain, floats, judge)))
+    missed = bench.missed(rounded) if share is None else None
+    if missed is None and share is None:
+        return plain, {}
+    rescued, options = mixed.rescue(bench, rounded, share)
+    why: dict[str, OptionValue] = {} if missed is None else {"plain_int8_misses": missed[:300]}
+    return rescued.data, {**why, **options, **_figures(rescued.data)}
 
 
 def _best(scores: Mapping[str, Score]) -> str:
