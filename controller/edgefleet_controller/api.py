@@ -177,6 +177,9 @@ class RevisionStatus(Record):
     changed: bool = True
     reason: Reason | None = None
     devices: tuple[DeviceModelRow, ...] = ()
+    """What the manifest brings to devices: these rows decide the phase."""
+    left_over: tuple[DeviceModelRow, ...] = ()
+    """What devices keep of earlier manifests and this one does not name: decides nothing."""
     events: tuple[ProgressEvent, ...] = ()
 
 

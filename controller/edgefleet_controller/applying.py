@@ -62,6 +62,8 @@ class Wish(Record):
     """Device → model → why nothing of it could be sent at all."""
     generations: dict[str, int] = {}
     """Device → the generation that carries this wish."""
+    left_over: dict[str, tuple[str, ...]] = {}
+    """Device → models it keeps from earlier manifests: this one does not bring them there, so they decide nothing."""
 
 
 class Application(Record):
@@ -135,7 +137,7 @@ class Applier:
                 return ApplyAccepted(revision=newest[0].revision, changed=True)
             self._require_idle()
             prepared = self._prepare(request)
-            if newest is not None and self._nothing_to_do(prepared, request):
+            if newest is not None and self._nothing_to_do(prepared, request, newest[1].wish):
                 return ApplyAccepted(revision=newest[0].revision, changed=False)
             if newest is not None and not newest[0].phase.final:
                 self._finish(newest[0].revision, Phase.ABORTED, "a newer apply took its place", ExitCode.PARTIAL)
@@ -198,7 +200,7 @@ class Applier:
             issued_at_ns=self._clock_ns(),
             prune=request.prune,
         )
-        wish = _wish(desired)
+        wish = _wish(desired).model_copy(update={"left_over": _left_over(prepared, request)})
         self._store.put_wishes(
             revision,
             [device.desired for device in desired.devices if device.desired is not None],
@@ -257,7 +259,7 @@ class Applier:
             record, application = newest
             if not self._everyone_reached(application.wish or Wish()):
                 return
-            rows = revision_rows(self._store, record)
+            rows, _ = revision_rows(self._store, record)
             if not all(row.state in {DeviceState.ACTIVE, DeviceState.REFUSED} for row in rows):
                 return
             refused = [row for row in rows if row.state is DeviceState.REFUSED]
@@ -316,8 +318,10 @@ class Applier:
     def _known(self, prepared: _Prepared, model: str, variant: str) -> Built | NotBuilt | None:
         return self._builder.cached(prepared.checked[model], variant)
 
-    def _nothing_to_do(self, prepared: _Prepared, request: ApplyRequest) -> bool:
-        """Tell whether everything is built and every device was already told this."""
+    def _nothing_to_do(self, prepared: _Prepared, request: ApplyRequest, newest: Wish | None) -> bool:
+        """Tell whether everything is built and every device was already told this, by a manifest of the same models."""
+        if newest is not None and newest.left_over != _left_over(prepared, request):
+            return False
         known = {build: self._known(prepared, *build) for build in _builds(prepared.plan)}
         if any(outcome is None for outcome in known.values()):
             return False
@@ -328,12 +332,20 @@ class Applier:
         return not desired.changed and not refused
 
 
-def revision_rows(store: Store, record: RevisionRecord) -> tuple[DeviceModelRow, ...]:
-    """Return a row for each model on each device, with what never got as far as a device."""
+Rows = tuple[DeviceModelRow, ...]
+
+
+def revision_rows(store: Store, record: RevisionRecord) -> tuple[Rows, Rows]:
+    """Return a row for each model the manifest brings to each device, and those of models of earlier manifests.
+
+    The former hold what never got as far as a device too. Only they say whether the apply has come to its end.
+    """
     wish = Application.model_validate(record.plan).wish or Wish()
     tried = {(device, model): rows for device, models in wish.tried.items() for model, rows in models.items()}
-    sent = store.device_rows(extra_tried=tried)
-    return (*sent, *_refused_rows(wish, {(row.device, row.model) for row in sent}))
+    held = store.device_rows(extra_tried=tried)
+    left_over = tuple(row for row in held if row.model in wish.left_over.get(row.device, ()))
+    sent = tuple(row for row in held if row not in left_over)
+    return (*sent, *_refused_rows(wish, {(row.device, row.model) for row in sent})), left_over
 
 
 def builder_facts(manifest: Manifest, models: Mapping[str, ModelFacts]) -> BuilderFacts:
@@ -385,6 +397,17 @@ def _device_plan(device: str, action: ModelAction, artifacts: Artifacts) -> Devi
         bytes_to_move=sum(sizes) if len(sizes) == len(outcomes) else None,
         action=action.action,
     )
+
+
+def _left_over(prepared: _Prepared, request: ApplyRequest) -> dict[str, tuple[str, ...]]:
+    """Return device → models it was told to hold and keeps, though the manifest does not bring them there."""
+    left: dict[str, tuple[str, ...]] = {}
+    for part in () if request.prune else prepared.plan.devices:
+        held = prepared.current.get(part.device)
+        named = {model.model for model in part.models}
+        if names := tuple(wish.model for wish in (held.models if held else ()) if wish.model not in named):
+            left[part.device] = names
+    return left
 
 
 def _wish(desired: DesiredPlan) -> Wish:

@@ -94,13 +94,15 @@ class Reading:
         if record is None:
             asked = "nothing was applied yet" if request.revision is None else f"no revision {request.revision}"
             raise UserInputError(asked, next_step="fleet apply manifest.yaml")
+        rows, left_over = revision_rows(self._store, record)
         return RevisionStatus(
             revision=record.revision,
             phase=record.phase,
             exit_code=record.exit_code,
             changed=record.changed,
             reason=record.reason,
-            devices=revision_rows(self._store, record),
+            devices=rows,
+            left_over=left_over,
             events=self._store.events_after(record.revision, request.after_event),
         )
 

@@ -65,6 +65,25 @@ def test_a_model_that_crashes_its_process_is_one_failed_candidate(
     assert rig.pid("agent") == agent
 
 
+def test_a_model_of_an_earlier_manifest_does_not_decide_how_an_apply_ends(
+    rig_factory: RigFactory, small_manifest: Callable[[str], Path]
+) -> None:
+    rig = rig_factory()
+    path = small_manifest("[ort/cpu/fp32]")
+    good = path.read_text(encoding="utf-8")
+    bad = good.replace("digits:\n", "bad:\n").replace("model: digits", "model: bad")
+    bad = bad.replace("ort/cpu", "misbehave/exit")
+    model = bad[bad.index("  bad:") : bad.index("deployments:")]
+    both = good.replace("deployments:", f"{model}deployments:") + bad[bad.index("  - {model: bad") :]
+
+    path.write_text(both, encoding="utf-8")
+    assert rig.apply(path).exit_code == 3
+    path.write_text(good, encoding="utf-8")
+    status = rig.apply(path)  # no device is told anything new
+    assert (status.exit_code, [row.model for row in status.devices]) == (0, ["digits"])
+    assert [(row.model, row.state) for row in status.left_over] == [("bad", DeviceState.REFUSED)]
+
+
 def test_a_stack_that_runs_is_found_and_stopped(fleet: Any, small_manifest: Callable[[str], Path]) -> None:
     up = fleet.start("up")
     try:

@@ -30,6 +30,8 @@ def draw_result(console: Console, status: RevisionStatus) -> None:
     console.print(headline(status), soft_wrap=True, style=_headline_style(status))
     if status.devices:
         draw_rows(console, status.devices)
+    if status.left_over:
+        console.print(f"\n{left_over_note(status.left_over)}", soft_wrap=True)
 
 
 def draw_rows(console: Console, rows: Sequence[DeviceModelRow]) -> None:
@@ -56,6 +58,12 @@ def headline(status: RevisionStatus) -> str:
     reason = f": {status.reason}" if status.reason else ""
     where = f" on {devices_n} device(s)" if devices_n else ""
     return f"revision {status.revision} {status.phase.value}{where}{reason}"
+
+
+def left_over_note(rows: Iterable[DeviceModelRow]) -> str:
+    """Return one line that says what devices keep of earlier manifests, and how to be rid of it."""
+    kept = ", ".join(f"{row.model} ({row.state.value} on {row.device})" for row in rows)
+    return f"not in this manifest: {kept}; `fleet apply --prune` removes what it does not name"
 
 
 def _headline_style(status: RevisionStatus) -> str:

@@ -89,6 +89,14 @@ def test_a_revision_without_devices_is_its_headline(complete: RevisionStatus) ->
     assert failure_lines(status) == ["error: revision 3: build-failed"]
 
 
+def test_what_devices_keep_of_earlier_manifests_is_a_note_and_no_failure(
+    complete: RevisionStatus, refused_row: DeviceModelRow
+) -> None:
+    status = complete.model_copy(update={"left_over": (refused_row,)})
+    assert "not in this manifest: lite0 (refused on kiosk-1); `fleet apply --prune` removes" in drawn(status, 100)
+    assert failure_lines(status) == []
+
+
 def test_no_change_is_said_only_once_everything_is_active(complete: RevisionStatus) -> None:
     unchanged = complete.model_copy(update={"changed": False})
     assert headline(unchanged) == "no change: revision 3 is already active on 1 device(s)"
