@@ -1,4 +1,4 @@
-"""Which artifact the bytes sent to a device belong to: chunks are named by digest, people think in models. Pure."""
+"""Which artifact the bytes sent to a device belong to: chunks are named by digest, people think in models."""
 
 from __future__ import annotations
 

@@ -161,7 +161,9 @@ class Stack:
         with self._info_guard:
             info = self._info
             if info is not None:
-                self._publish(info.model_copy(update={"pids": {**info.pids, name: pid}}))
+                # On a full disk the file keeps an older process id; this thread must go on to watch the child.
+                with contextlib.suppress(OSError):
+                    self._publish(info.model_copy(update={"pids": {**info.pids, name: pid}}))
 
     def _publish(self, info: StackInfo) -> None:
         self._info = info

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -17,6 +19,7 @@ import pytest
 
 from edgefleet_contract.errors import DeviceError, TransportError, UserInputError
 from edgefleet_controller.api import Empty
+from edgefleet_controller.stack import supervisor
 from edgefleet_controller.stack.home import FleetHome
 from edgefleet_controller.stack.info import read_info
 from edgefleet_controller.stack.lock import holder
@@ -54,6 +57,10 @@ def until(condition: Callable[[], bool], timeout_s: float = 15.0) -> None:
 
 def gone(pids: list[int]) -> bool:
     return not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE for pid in pids)
+
+
+def comes_back(stack: Stack, name: str, killed: int) -> bool:
+    return stack.pids().get(name, killed) != killed
 
 
 def start_elsewhere(home: FleetHome) -> tuple[subprocess.Popen[str], list[int]]:
@@ -125,6 +132,22 @@ def test_each_killed_child_comes_back_with_the_same_addresses(home: FleetHome, o
         until(lambda: (info := read_info(home.stack)) is not None and info.pids == stack.pids())
         with stack.api() as api:
             assert api.devices(Empty()).devices
+
+
+def test_a_full_disk_does_not_end_the_care_for_children(
+    home: FleetHome, options: StackOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with Stack(home, options) as stack:
+        stack.wait_ready(30)
+        monkeypatch.setattr(supervisor, "write_info", full)
+        for _ in range(2):
+            killed = stack.pids()["agent"]
+            os.kill(killed, signal.SIGKILL)
+            until(partial(comes_back, stack, "agent", killed))
+        stack.check()
 
 
 def test_a_child_that_cannot_be_kept_running_fails_the_stack_with_its_last_words(
