@@ -11,11 +11,12 @@ import signal
 import socket
 import sqlite3
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Literal, TextIO
+from typing import TYPE_CHECKING, Literal, TextIO
 
 from edgefleet_agent import control
 from edgefleet_agent.activate import Activator
@@ -43,11 +44,16 @@ from edgefleet_contract.evidence import Verdict
 from edgefleet_contract.job import QualifyJob
 from edgefleet_contract.profile import EngineProbe, Profile
 
+if TYPE_CHECKING:
+    from edgefleet_agent.resident import Resident
+
 log = logging.getLogger(__name__)
 
 DATABASE_NAME = "agent.db"
 LOCK_NAME = "agent.lock"
 _LOCK_WAIT_S = 5.0
+_LEAVE_WAIT_S = 5.0
+"""An agent whose parent went stops in order, within a second; one that cannot ends all the same."""
 
 
 def run(options: argparse.Namespace, filesystem: Filesystem | None = None) -> int:
@@ -58,8 +64,6 @@ def run(options: argparse.Namespace, filesystem: Filesystem | None = None) -> in
 
     config = config_from(options)
     os.environ.update(meter_environment(options.meter))  # for the workers, who inherit it
-    if config.exit_with_stdin:
-        exit_when_closed(sys.stdin.buffer)
     signal.signal(control.SIGNAL, signal.SIG_IGN)  # before the lock names this process: an order may come at once
     with _locked(config.home):
         opened = open_database(config.home / DATABASE_NAME)
@@ -73,9 +77,18 @@ def run(options: argparse.Namespace, filesystem: Filesystem | None = None) -> in
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: resident.stop())
         signal.signal(control.SIGNAL, lambda *_: resident.look_for_orders())
+        ended = threading.Event()
+        if config.exit_with_stdin:
+            exit_when_closed(sys.stdin.buffer, before=lambda: _leave(resident, ended))
         resident.start()
         resident.run()
+        ended.set()
     return 0
+
+
+def _leave(resident: Resident, ended: threading.Event) -> None:
+    resident.stop()
+    ended.wait(_LEAVE_WAIT_S)
 
 
 class AgentRunsError(StateError):

@@ -7,7 +7,7 @@ only follows a trial that qualified that artifact under the wished release.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -52,14 +52,11 @@ from edgefleet_contract.profile import unsupported_reason
 from edgefleet_contract.report import DeviceState, Transition
 from edgefleet_contract.variant import parse_variant
 
-REBOOT_POINTS = 10
-"""Strike points when the machine went down during an attempt: nearly always the artifact's doing."""
-RESTART_POINTS = 1
-"""Strike points when only the agent went down: mostly somebody stopped it, or the kernel wanted its memory."""
-CRASH_POINTS = 10
-"""Strike points when the worker died: once may be somebody else's doing (a kill, the kernel short of memory)."""
-STRIKE_LIMIT = 20
-"""At this many points an artifact is refused: two crashes or reboots, or an agent that died twenty times on it."""
+STRIKE_LIMIT = 2
+"""After so many trials that ended with the death of the worker, the agent or the machine an artifact is refused.
+
+One may be somebody else's doing: a kill, the kernel short of memory. A third is not risked: each may be a reboot.
+"""
 
 RETRY_FIRST_S = 60.0
 """First wait after failures that may pass; doubled each time: a full disk is not emptied in seconds."""
@@ -102,11 +99,13 @@ def _walk(turn: Turn, progress: ModelProgress, wish: DesiredModel) -> None:
     if candidate is None or (wish.choose is Choose.FIRST and progress.qualified):
         _decide(turn, progress, wish)
         return
+    struck = turn.state.strikes.get(candidate.artifact, ())
     lacking = unsupported_reason(turn.facts.profile, parse_variant(candidate.variant))
     if lacking is not None:
         _rule_out(turn, progress, wish, candidate, (Verdict.UNSUPPORTED, lacking))
-    elif turn.state.strikes.get(candidate.artifact, 0) >= STRIKE_LIMIT:
-        _rule_out(turn, progress, wish, candidate, (Verdict.CRASHED, "crashed the device or its agent again and again"))
+    elif len(struck) >= STRIKE_LIMIT:
+        reason = f"not tried again after {len(struck)} trials that ended like this: {struck[-1]}"
+        _rule_out(turn, progress, wish, candidate, (Verdict.CRASHED, reason))
     else:
         token = turn.hand(progress, candidate, Stage.FETCH)
         turn.say_working(progress, wish, DeviceState.FETCHING, candidate)
@@ -166,18 +165,15 @@ def _plan_retry(turn: Turn, progress: ModelProgress) -> None:
 
 
 def _on_started(turn: Turn, event: Started) -> None:
-    strikes = dict(turn.state.strikes)
-    for artifact, points in event.strikes.items():
-        strikes[artifact] = strikes.get(artifact, 0) + points
+    for artifact, how in event.strikes.items():
+        _strike(turn, artifact, how)
     known = {progress.model for progress in turn.state.models}
     found = tuple(
         ModelProgress(model=model, serving=serving) for model, serving in event.on_disk.items() if model not in known
     )
     environment = turn.facts.profile.environment
     changed = _is_elsewhere(turn)
-    turn.state = replace(
-        turn.state, work=None, strikes=strikes, models=turn.state.models + found, environment=environment
-    )
+    turn.state = replace(turn.state, work=None, models=turn.state.models + found, environment=environment)
     for progress in turn.state.models:
         met = _met_with_disk(turn, progress, event.on_disk.get(progress.model))
         met = turn.put(_proved_elsewhere(met) if changed else met)
@@ -341,24 +337,28 @@ def _on_trial(turn: Turn, event: TrialDone) -> None:
     )
     span = (event.started_at_ns, event.duration_s)
     if trial.verdict is Verdict.QUALIFIED:
-        _forgive(turn, finding.artifact)
-    if trial.verdict is Verdict.CRASHED and _may_try_again(turn, finding.artifact):
+        turn.state = _forgiven(turn.state, {finding.artifact})
+    if trial.verdict is Verdict.CRASHED and _strike(turn, finding.artifact, trial.reason or "the worker died"):
         turn.testify(wish, finding, trial, span=span)
     else:
         turn.record(progress, wish, finding, trial, span=span)
 
 
-def _may_try_again(turn: Turn, artifact: str) -> bool:
-    """Count a crash against an artifact, and tell whether it is below the limit: then it is walked to once more."""
-    points = turn.state.strikes.get(artifact, 0) + CRASH_POINTS
-    turn.state = replace(turn.state, strikes={**turn.state.strikes, artifact: points})
-    return points < STRIKE_LIMIT
+def _strike(turn: Turn, artifact: str, how: str) -> bool:
+    """Note how a trial of an artifact ended, and tell whether it is below the limit: then it is walked to once more."""
+    struck = (*turn.state.strikes.get(artifact, ()), how)
+    turn.state = replace(turn.state, strikes={**turn.state.strikes, artifact: struck})
+    return len(struck) < STRIKE_LIMIT
 
 
-def _forgive(turn: Turn, artifact: str) -> None:
-    """Forget the strikes of an artifact that qualified: crashes years apart are no habit."""
-    strikes = {other: points for other, points in turn.state.strikes.items() if other != artifact}
-    turn.state = replace(turn.state, strikes=strikes)
+def _forgiven(state: AgentState, artifacts: Collection[str]) -> AgentState:
+    """Forget the strikes of artifacts that qualified (crashes years apart are no habit) or that somebody asks for."""
+    strikes = {artifact: struck for artifact, struck in state.strikes.items() if artifact not in artifacts}
+    return replace(state, strikes=strikes)
+
+
+def _chain_of(progress: ModelProgress) -> frozenset[str]:
+    return frozenset(candidate.artifact for candidate in progress.wish.chain) if progress.wish else frozenset()
 
 
 def _on_activated(turn: Turn, event: Activated) -> None:
@@ -380,6 +380,8 @@ def _on_activation_failed(turn: Turn, event: ActivationFailed) -> None:
 def _on_requalify(turn: Turn, event: RequalifyAsked) -> None:
     progress = turn.state.progress(event.model)
     if progress is not None and progress.wish is not None:
+        if event.forgives:
+            turn.state = _forgiven(turn.state, _chain_of(progress))
         turn.put(_dropped(turn, progress).model_copy(update=REOPENED))
 
 
@@ -402,7 +404,9 @@ def undone_while_stopped(state: AgentState, model: str, serving: Serving) -> Age
 
 def reopened_while_stopped(state: AgentState, model: str) -> AgentState:
     """Return the state after `requalify` with no agent running: the next start proves the model again."""
-    return _with_progress(state, model, dict(REOPENED))
+    progress = state.progress(model)
+    forgiven = _forgiven(state, _chain_of(progress)) if progress is not None else state
+    return _with_progress(forgiven, model, dict(REOPENED))
 
 
 def _with_progress(state: AgentState, model: str, update: dict[str, object]) -> AgentState:

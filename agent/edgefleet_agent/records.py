@@ -113,7 +113,7 @@ class AgentState:
     Attributes:
         generation: the desired generation taken over; 0 before the first.
         models: in the order they are worked on.
-        strikes: artifact → points for attempts that ended with the agent's or the machine's death.
+        strikes: artifact → how each trial ended that the worker, the agent or the machine did not outlive.
         environment: fingerprint of what proofs here were made under; empty before the first start.
         work: what is in hand; not kept over a restart.
         next_token: the token of the next work.
@@ -121,7 +121,7 @@ class AgentState:
 
     generation: int = 0
     models: tuple[ModelProgress, ...] = ()
-    strikes: dict[str, int] = field(default_factory=dict)
+    strikes: dict[str, tuple[str, ...]] = field(default_factory=dict)
     environment: str = ""
     work: Work | None = None
     next_token: int = 1
@@ -147,10 +147,10 @@ class Facts:
 
 @dataclass(frozen=True)
 class Started:
-    """The agent has started. `on_disk`: model → what its link points to; `strikes`: artifact → points to add."""
+    """The agent has started. `on_disk`: model → what its link points to; `strikes`: artifact → how its trial ended."""
 
     on_disk: dict[str, Serving] = field(default_factory=dict)
-    strikes: dict[str, int] = field(default_factory=dict)
+    strikes: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -209,9 +209,10 @@ class ActivationFailed:
 
 @dataclass(frozen=True)
 class RequalifyAsked:
-    """Somebody wants a model proved again."""
+    """Somebody, or the schedule, wants a model proved again. `forgives`: its strikes too, as only people may."""
 
     model: str
+    forgives: bool = True
 
 
 @dataclass(frozen=True)

@@ -167,8 +167,8 @@ class Resident:
         while not self._stopping:
             self.turn(self._wait_s())
         self._fetcher.stop()
-        if self.end_background(_STOP_WAIT_S):
-            self._store.end_attempts()
+        self._store.end_attempts()  # however long the worker takes to end: that it was stopped is no artifact's doing
+        self.end_background(_STOP_WAIT_S)
         self._uplink.stop()
         log.info("stopped")
 
@@ -282,7 +282,7 @@ class Resident:
     def _requalify_all(self) -> None:
         for progress in self._state.models:
             if progress.settled is Settled.ACTIVE or progress.fell_behind:
-                self._decide(RequalifyAsked(progress.model))
+                self._decide(RequalifyAsked(progress.model, forgives=False))
         self._schedule_requalification()
 
     def _look_at_power_mode(self) -> None:

@@ -18,13 +18,14 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from edgefleet_agent.reconcile import REBOOT_POINTS, RESTART_POINTS
 from edgefleet_agent.records import AgentState, ModelProgress
 from edgefleet_contract.errors import DeviceError
 
 log = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 1
+AGENT_DIED = "the agent died during its trial"
+MACHINE_DIED = "the machine went down during its trial"
 _SCHEMA = """
 CREATE TABLE kv (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE progress (position INTEGER NOT NULL, model TEXT PRIMARY KEY, body TEXT NOT NULL) WITHOUT ROWID;
@@ -116,7 +117,7 @@ def _check(connection: sqlite3.Connection) -> None:
 
 
 def _rules_of(state: AgentState) -> dict[str, object]:
-    return {"generation": state.generation, "strikes": state.strikes, "environment": state.environment}
+    return {"generation": state.generation, "struck": state.strikes, "environment": state.environment}
 
 
 class StateStore:
@@ -148,7 +149,7 @@ class StateStore:
         return AgentState(
             generation=int(kept.get("generation", 0)),
             models=tuple(ModelProgress.model_validate_json(body) for (body,) in rows),
-            strikes={str(artifact): int(points) for artifact, points in kept.get("strikes", {}).items()},
+            strikes={str(artifact): tuple(map(str, struck)) for artifact, struck in kept.get("struck", {}).items()},
             environment=str(kept.get("environment", "")),
         )
 
@@ -183,7 +184,7 @@ class StateStore:
         """Note that no attempt is under way."""
         self._connection.execute("DELETE FROM attempt")
 
-    def open_strikes(self, machine_boot: str) -> dict[str, int]:
-        """Return artifact → strike points for attempts that neither a verdict nor a clean stop has closed."""
+    def open_strikes(self, machine_boot: str) -> dict[str, str]:
+        """Return artifact → what died, in words, for attempts that neither a verdict nor an orderly stop has closed."""
         rows = self._connection.execute("SELECT artifact, machine_boot FROM attempt").fetchall()
-        return {artifact: RESTART_POINTS if boot == machine_boot else REBOOT_POINTS for artifact, boot in rows}
+        return {artifact: AGENT_DIED if boot == machine_boot else MACHINE_DIED for artifact, boot in rows}

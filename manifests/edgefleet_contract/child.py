@@ -385,10 +385,11 @@ def die_with_parent() -> None:
     libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
 
 
-def exit_when_closed(stream: IO[bytes]) -> None:
+def exit_when_closed(stream: IO[bytes], before: Callable[[], object] = lambda: None) -> None:
     """Exit this process as soon as `stream` (a pipe whose other end the parent holds) is closed.
 
-    Works where the kernel offers no parent-death signal, and whatever thread started the process.
+    Works where the kernel offers no parent-death signal, and whatever thread started the process. `before` is called
+    first, in a thread of its own; it must come to an end.
     """
     # Not `stream.read`: its buffer's lock, held by a thread that waits, aborts the interpreter at an orderly exit.
     descriptor = stream.fileno()
@@ -396,7 +397,10 @@ def exit_when_closed(stream: IO[bytes]) -> None:
     def watch() -> None:
         while os.read(descriptor, 4096):
             pass
-        os._exit(0)
+        try:
+            before()
+        finally:
+            os._exit(0)
 
     threading.Thread(target=watch, daemon=True, name="parent-watch").start()
 

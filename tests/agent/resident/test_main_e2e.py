@@ -25,6 +25,7 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
+from edgefleet_agent.state import AGENT_DIED, StateStore, machine_boot_id, open_database
 from edgefleet_contract.desired import DesiredModel, DesiredState
 from edgefleet_contract.evidence import Verdict
 from edgefleet_contract.report import (
@@ -230,7 +231,7 @@ def test_a_worker_that_crashes_is_one_failed_candidate(
     assert [(tried.variant, tried.verdict) for tried in active.tried] == [("misbehave/segv/fp32", Verdict.CRASHED)]
 
 
-def test_an_agent_killed_again_and_again_ends_in_the_same_state(
+def test_an_agent_killed_again_and_again_ends_in_the_same_state_once_the_wish_is_sent_anew(
     controller: Controller, start_agent: Any, digits: Any, wish: Any, desired: Any
 ) -> None:
     made = digits()
@@ -242,10 +243,12 @@ def test_an_agent_killed_again_and_again_ends_in_the_same_state(
             process.wait(delay_s)
         process.kill()
         process.wait()
+    controller.wish(desired(2, wish(made.candidate)))  # two of the deaths within its trial have refused it till then
     start_agent()
-    assert controller.until_state(DeviceState.ACTIVE, 1).artifact == made.candidate.artifact
-    assert len(controller.said(EvidenceReport)) == 1
-    finals = [body for body in controller.said(Transition) if body.state is DeviceState.ACTIVE]
+    assert controller.until_state(DeviceState.ACTIVE, 2).artifact == made.candidate.artifact
+    verdicts = [body.evidence.verdict for body in controller.said(EvidenceReport)]
+    assert (verdicts.count(Verdict.QUALIFIED), len(verdicts) <= 2) == (1, True)
+    finals = [body for body in controller.said(Transition) if (body.state, body.generation) == (DeviceState.ACTIVE, 2)]
     assert len(finals) == 1
 
 
@@ -292,6 +295,24 @@ def test_a_worker_dies_with_the_agent_that_was_killed(
     process.wait()
     gone, alive = psutil.wait_procs(workers, timeout=5.0)
     assert (len(gone), alive) == (1, [])
+
+
+@pytest.mark.parametrize("ended_by", ["SIGTERM", "stdin", "SIGKILL"])
+def test_only_an_agent_that_died_leaves_a_strike_on_the_artifact_in_its_trial(
+    controller: Controller, start_agent: Any, digits: Any, wish: Any, desired: Any, tmp_path: Path, ended_by: str
+) -> None:
+    hangs = digits("misbehave/hang/fp32")
+    controller.blobs = hangs.blobs
+    process = start_agent("--test-runtimes")
+    controller.wish(desired(1, wish(hangs.candidate)))
+    controller.until_state(DeviceState.QUALIFYING, 1)
+    if ended_by == "stdin":
+        process.stdin.close()
+    else:
+        process.send_signal(getattr(signal, ended_by))
+    process.wait(WAIT_S)
+    struck = StateStore(open_database(tmp_path / "home/agent.db").connection).open_strikes(machine_boot_id())
+    assert struck == ({hangs.candidate.artifact: AGENT_DIED} if ended_by == "SIGKILL" else {})
 
 
 def agent_command(home: Path, *words: str) -> subprocess.CompletedProcess[str]:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import pytest
 
 from edgefleet_agent.consistency import check_consistency
-from edgefleet_agent.reconcile import REBOOT_POINTS, RESTART_POINTS, STRIKE_LIMIT, undone_while_stopped
+from edgefleet_agent.reconcile import STRIKE_LIMIT, reopened_while_stopped, undone_while_stopped
 from edgefleet_agent.records import (
     Action,
     Activate,
@@ -35,6 +35,7 @@ from edgefleet_agent.records import (
     TrialDone,
     Undone,
 )
+from edgefleet_agent.state import AGENT_DIED, MACHINE_DIED
 from edgefleet_contract.accept import Choose
 from edgefleet_contract.desired import Candidate
 from edgefleet_contract.errors import InternalError
@@ -312,20 +313,41 @@ def test_a_new_engine_reopens_a_refusal_at_the_next_start(drive: Drive, asked: A
     assert drive.last(Fetch).candidate == CUDA
 
 
-def test_two_reboots_during_its_trial_refuse_an_artifact(drive: Drive, asked: Any) -> None:
+@pytest.mark.parametrize("how", [MACHINE_DIED, AGENT_DIED])
+def test_two_deaths_during_its_trial_refuse_an_artifact_and_say_what_died(drive: Drive, asked: Any, how: str) -> None:
     drive(asked(1, FP32))
-    for _ in range(2):
-        drive(Started(strikes={FP32.artifact: REBOOT_POINTS}))
+    drive(Started(strikes={FP32.artifact: how}))
+    assert drive.last(Fetch).candidate == FP32
+    drive(Started(strikes={FP32.artifact: how}))
     assert drive.evidence()[-1].verdict is Verdict.CRASHED
+    assert str(drive.evidence()[-1].reason).endswith(how)
     assert drive.said()[-1].state is DeviceState.REFUSED
 
 
-def test_an_agent_killed_ten_times_does_not_make_an_artifact_refused(drive: Drive, asked: Any) -> None:
+def test_an_artifact_refused_for_deaths_is_tried_again_when_somebody_asks(drive: Drive, asked: Any) -> None:
     drive(asked(1, FP32))
-    for _ in range(10):
-        drive(Started(strikes={FP32.artifact: RESTART_POINTS}))
+    for _ in range(2):
+        drive(Started(strikes={FP32.artifact: AGENT_DIED}))
+    drive(RequalifyAsked("digits"))
     drive.qualify_and_activate()
     assert drive.said()[-1].state is DeviceState.ACTIVE
+
+
+def test_requalify_while_no_agent_runs_forgives_deaths_of_that_model(drive: Drive, asked: Any) -> None:
+    drive(asked(1, FP32))
+    for _ in range(2):
+        drive(Started(strikes={FP32.artifact: AGENT_DIED, INT8.artifact: AGENT_DIED}))
+    assert set(reopened_while_stopped(drive.state, "digits").strikes) == {INT8.artifact}
+
+
+def test_the_schedule_does_not_try_a_crasher_again_and_repeats_why(drive: Drive, asked: Any) -> None:
+    drive(asked(1, INT8, FP32))
+    drive.try_next(crashed())
+    drive.try_next(crashed())
+    drive.qualify_and_activate()
+    drive(RequalifyAsked("digits", forgives=False))
+    assert drive.last(Fetch).candidate == FP32
+    assert str(drive.evidence()[-1].reason).endswith("the worker was killed by signal 9 (SIGKILL)")
 
 
 def crashed() -> Trial:
@@ -353,7 +375,8 @@ def test_a_worker_that_dies_twice_on_an_artifact_makes_it_a_failed_candidate(dri
 
 def test_strikes_are_forgotten_with_a_new_generation(drive: Drive, asked: Any) -> None:
     drive(asked(1, FP32))
-    drive(Started(strikes={FP32.artifact: STRIKE_LIMIT}))
+    for _ in range(STRIKE_LIMIT):
+        drive(Started(strikes={FP32.artifact: AGENT_DIED}))
     drive(asked(2, FP32))
     drive.qualify_and_activate()
     assert drive.said()[-1].state is DeviceState.ACTIVE

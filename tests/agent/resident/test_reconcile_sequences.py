@@ -161,12 +161,12 @@ class Agent(RuleBasedStateMachine):
     def requalify(self, model: str) -> None:
         self.feed(RequalifyAsked(model))
 
-    @rule(strike_points=st.sampled_from((0, 1, 10)), switched=st.booleans())
-    def restart(self, strike_points: int, switched: bool) -> None:
-        """The agent dies, perhaps between the switch and its answer, and comes back."""
+    @rule(stopped=st.booleans(), switched=st.booleans())
+    def restart(self, stopped: bool, switched: bool) -> None:
+        """The agent is stopped or dies, perhaps between the switch and its answer, and comes back."""
         strikes = {}
-        if self.is_in(Stage.TRIAL):
-            strikes = {self.trial_of[self.token]: strike_points}
+        if self.is_in(Stage.TRIAL) and not stopped:
+            strikes = {self.trial_of[self.token]: "the agent died"}
         if self.is_in(Stage.ACTIVATE) and switched and self.pending is not None:
             self.disk[self.pending.model] = self.pending.serving
         self.feed(Started(dict(self.disk), strikes))

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgefleet_agent.jobs import JobDeath
 from edgefleet_agent.link import LinkDown, Received
 from edgefleet_agent.state import StateStore
 from edgefleet_contract.child import ChildEnd, ChildLimits
@@ -129,6 +130,22 @@ def test_a_reboot_during_a_trial_is_a_strike_and_the_second_refuses(world: LoneA
         world.machine_boot = boot
         world.boot()
     assert world.until_said(DeviceState.REFUSED).tried[0].verdict is Verdict.CRASHED
+
+
+def test_an_orderly_stop_is_no_strike_even_when_the_worker_does_not_end_in_time(world: LoneAgent, asked: Any) -> None:
+    released = threading.Event()
+
+    def is_deaf(job: QualifyJob, limits: ChildLimits, cancelled: threading.Event) -> JobDeath:
+        released.wait(30.0)
+        return waits_for_its_end(job, limits, cancelled)
+
+    world.worker = is_deaf
+    world.wish(asked(1))
+    world.until(lambda: bool(StateStore(world.connection).open_strikes("other")))
+    world.agent.stop()
+    world.agent.run()
+    assert StateStore(world.connection).open_strikes("other") == {}
+    released.set()
 
 
 def test_a_clean_stop_kills_the_worker_is_no_strike_and_says_farewell(world: LoneAgent, asked: Any) -> None:

@@ -8,9 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edgefleet_agent.reconcile import REBOOT_POINTS, RESTART_POINTS
 from edgefleet_agent.records import AgentState, Finding, ModelProgress
-from edgefleet_agent.state import StateError, StateStore, open_database
+from edgefleet_agent.state import AGENT_DIED, MACHINE_DIED, StateError, StateStore, open_database
 from edgefleet_contract.evidence import Verdict
 
 ARTIFACT = "sha256:" + "a" * 64
@@ -27,7 +26,9 @@ def progress(model: str, *, tried: bool = False) -> ModelProgress:
 
 
 def test_what_was_saved_is_loaded_in_order_after_a_restart(path: Path) -> None:
-    state = AgentState(generation=4, models=(progress("b", tried=True), progress("a")), strikes={ARTIFACT: 10})
+    state = AgentState(
+        generation=4, models=(progress("b", tried=True), progress("a")), strikes={ARTIFACT: ("it died",)}
+    )
     store = StateStore(open_database(path).connection)
     with store.transaction():
         store.save(AgentState(), state)
@@ -60,12 +61,12 @@ def test_a_transaction_that_fails_leaves_nothing_behind(path: Path) -> None:
     assert store.load() == AgentState()
 
 
-def test_an_attempt_that_no_verdict_closed_is_a_strike_weighed_by_who_went_down(path: Path) -> None:
+def test_an_attempt_that_no_verdict_closed_is_a_strike_that_tells_who_went_down(path: Path) -> None:
     store = StateStore(open_database(path).connection)
     store.begin_attempt(ARTIFACT, "boot-1", 5)
     again = StateStore(open_database(path).connection)
-    assert again.open_strikes("boot-1") == {ARTIFACT: RESTART_POINTS}
-    assert again.open_strikes("boot-2") == {ARTIFACT: REBOOT_POINTS}
+    assert again.open_strikes("boot-1") == {ARTIFACT: AGENT_DIED}
+    assert again.open_strikes("boot-2") == {ARTIFACT: MACHINE_DIED}
     again.end_attempts()
     assert again.open_strikes("boot-2") == {}
 
