@@ -36,9 +36,9 @@ from edgefleet_agent.records import AgentState, ModelProgress
 from edgefleet_agent.sensors.probe import find_sysfs, is_live
 from edgefleet_agent.sensors.table import sensor_rows
 from edgefleet_agent.state import StateError, StateStore, open_database
-from edgefleet_agent.trial import run_in_worker, trial_of
+from edgefleet_agent.trial import run_in_worker, trial_limits, trial_of
 from edgefleet_contract.base import Record
-from edgefleet_contract.child import ChildLimits, exit_when_closed
+from edgefleet_contract.child import exit_when_closed
 from edgefleet_contract.errors import DeviceError
 from edgefleet_contract.evidence import Verdict
 from edgefleet_contract.job import QualifyJob
@@ -173,7 +173,7 @@ def qualify(options: argparse.Namespace) -> int:
         msg = f"{folder} holds no {DOCUMENT_NAME}"
         raise ConfigError(msg, next_step="give the folder of an artifact, as `fleet build --out DIR` writes it")
     os.environ.update(meter_environment(options.meter))  # for the worker, who inherits it
-    limits = ChildLimits(timeout_s=parse_period_s(options.trial_timeout, "--trial-timeout"))
+    limits = trial_limits(parse_period_s(options.trial_timeout, "--trial-timeout"))
     trial = trial_of(run_in_worker(QualifyJob(artifact_dir=str(folder), test_runtimes=options.test_runtimes), limits))
     if trial is None:
         msg = "the trial was cancelled"

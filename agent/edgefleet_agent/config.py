@@ -47,7 +47,7 @@ class AgentConfig:
         heartbeat_s: period of heartbeats; 10 s tells a dead device in three periods at 0.1 kbit/s.
         requalify_every_s: how often what serves is proved again; None: only when asked, or when the machine changed.
         trial_timeout_s: wall time one trial may take; the worker is killed after it.
-        worker_memory_bytes: resident memory of a worker; None: 80 % of the machine's.
+        worker_memory_bytes: resident memory of a worker; None: 80 % of what is free when it starts.
         test_runtimes: whether runtimes that misbehave on purpose are offered.
         exit_with_stdin: whether to end when standard input closes.
     """

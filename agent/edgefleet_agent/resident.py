@@ -56,9 +56,8 @@ from edgefleet_agent.records import (
     Undone,
 )
 from edgefleet_agent.state import Opened, StateStore, machine_boot_id
-from edgefleet_agent.trial import RunTrialJob, TrialPorts, run_in_worker, run_trial
+from edgefleet_agent.trial import RunTrialJob, TrialPorts, run_in_worker, run_trial, trial_limits
 from edgefleet_agent.uplink import Standing, Uplink
-from edgefleet_contract.child import ChildLimits
 from edgefleet_contract.desired import DesiredState
 from edgefleet_contract.errors import WireError
 from edgefleet_contract.profile import Profile
@@ -403,7 +402,7 @@ class Resident:
     def _start_trial(self, order: StartTrial) -> None:
         ports = TrialPorts(
             storage=self._storage,
-            limits=ChildLimits(timeout_s=self._config.trial_timeout_s, memory_bytes=self._worker_memory_bytes()),
+            limits=trial_limits(self._config.trial_timeout_s, self._config.worker_memory_bytes),
             test_runtimes=self._config.test_runtimes,
             run_job=self._ports.run_job,
         )
@@ -415,11 +414,6 @@ class Resident:
 
         log.info("qualifying %s", order.artifact)
         self._background.submit(task)
-
-    def _worker_memory_bytes(self) -> int:
-        if self._config.worker_memory_bytes is not None or self._profile is None:
-            return self._config.worker_memory_bytes or ChildLimits().memory_bytes
-        return self._profile.memory_bytes * 4 // 5
 
     def _activate(self, order: Activate) -> None:
         try:

@@ -9,9 +9,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from edgefleet_agent.blobs import Storage
 from edgefleet_agent.jobs import JobDeath, run_job
 from edgefleet_agent.records import StartTrial, TrialDone
+from edgefleet_agent.sensors.files import read_word
 from edgefleet_contract.artifact import EvidenceLevel
 from edgefleet_contract.base import clip_reason
 from edgefleet_contract.child import ChildLimits
@@ -19,6 +22,9 @@ from edgefleet_contract.evidence import Gate, Trial, Verdict
 from edgefleet_contract.job import Answer, ErrorAnswer, QualifyAnswer, QualifyJob
 
 _VERDICT_OF_FAMILY = {"input": Verdict.FAILED, "device": Verdict.UNSUPPORTED, "internal": Verdict.FAILED}
+
+_LEAST_MEMORY_BYTES = 256 * 1024**2
+"""A worker with numpy and a runtime takes about half of it before it has a model."""
 
 RunTrialJob = Callable[[QualifyJob, ChildLimits, threading.Event], "Answer | JobDeath"]
 """Runs a job in a worker and returns its answer or its death."""
@@ -39,6 +45,24 @@ class TrialPorts:
     limits: ChildLimits
     test_runtimes: bool
     run_job: RunTrialJob
+
+
+def trial_limits(timeout_s: float, memory_bytes: int | None = None, root: Path = Path("/")) -> ChildLimits:
+    """Return the bounds of a trial that starts now.
+
+    Args:
+        timeout_s: wall time it may take.
+        memory_bytes: resident memory it may take; None: 80 % of what the kernel says new processes can have without
+            swapping, and of no more than this container may hold (its control group is the root it sees). The rest is
+            left to what else runs on the device: beyond it the kernel would choose whom to kill.
+        root: where the file system begins.
+    """
+    if memory_bytes is None:
+        limit = read_word(root / "sys/fs/cgroup/memory.max")
+        available_bytes: int = psutil.virtual_memory().available
+        free_bytes = min(available_bytes, int(limit)) if limit.isdecimal() else available_bytes
+        memory_bytes = max(_LEAST_MEMORY_BYTES, free_bytes * 4 // 5)
+    return ChildLimits(timeout_s=timeout_s, memory_bytes=memory_bytes)
 
 
 def run_trial(order: StartTrial, ports: TrialPorts, cancelled: threading.Event) -> TrialDone | None:

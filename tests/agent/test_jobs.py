@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from edgefleet_agent import host, probe
 from edgefleet_agent.jobs import JobDeath, run_job
 from edgefleet_agent.samples import load_arrays
+from edgefleet_agent.trial import trial_limits
 from edgefleet_contract.artifact import InputTransform
 from edgefleet_contract.child import ChildEnd, ChildLimits, ChildOutcome
 from edgefleet_contract.evidence import ParityVerdict, Verdict
@@ -218,3 +220,18 @@ def test_what_the_resident_process_imports_loads_no_numerical_library() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("group", "expected_bytes"),
+    [("max", 800 * 2**20), ("524288000", 400 * 2**20), ("1048576", 256 * 2**20), (None, 800 * 2**20)],
+)
+def test_a_trial_may_take_a_share_of_what_is_free_and_of_what_its_container_may_hold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, group: str | None, expected_bytes: int
+) -> None:
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=1000 * 2**20, total=2**40))
+    if group is not None:
+        (tmp_path / "sys/fs/cgroup").mkdir(parents=True)
+        (tmp_path / "sys/fs/cgroup/memory.max").write_text(f"{group}\n", encoding="ascii")
+    assert trial_limits(1.0, root=tmp_path).memory_bytes == expected_bytes
+    assert trial_limits(1.0, 5, root=tmp_path).memory_bytes == 5
