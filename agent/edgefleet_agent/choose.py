@@ -44,7 +44,7 @@ def _no_cost(_: Finding) -> float:
 
 
 def tried_entries(wish: DesiredModel, findings: Sequence[Finding], taken: str | None) -> tuple[Tried, ...]:
-    """Return an entry with verdict and reason for each candidate that was tried and not taken, in the order tried.
+    """Return an entry with verdict and reason for each candidate that was tried and not taken, in chain order.
 
     Args:
         wish: the model's wish; its objective words the reason of those that qualified.
@@ -52,9 +52,10 @@ def tried_entries(wish: DesiredModel, findings: Sequence[Finding], taken: str | 
         taken: digest of the artifact that serves; None when none was taken.
     """
     winner = next((finding for finding in findings if finding.artifact == taken), None)
+    place = {candidate.artifact: index for index, candidate in enumerate(wish.chain)}
     return tuple(
         Tried(variant=finding.variant, verdict=finding.verdict, reason=_why_not(wish.choose, finding, winner))
-        for finding in findings
+        for finding in sorted(findings, key=lambda finding: place.get(finding.artifact, -1))
         if finding.artifact != taken
     )
 

@@ -56,6 +56,8 @@ Publish = Callable[[DesiredState], None]
 class Wish(Record):
     """What an apply came to before any device saw it, kept with its revision."""
 
+    chains: dict[str, dict[str, tuple[str, ...]]] = {}
+    """Device → model → the variants the manifest wants tried there, in order."""
     tried: dict[str, dict[str, tuple[Tried, ...]]] = {}
     """Device → model → variants that fell out before the device saw them."""
     refused: dict[str, dict[str, str]] = {}
@@ -200,7 +202,8 @@ class Applier:
             issued_at_ns=self._clock_ns(),
             prune=request.prune,
         )
-        wish = _wish(desired).model_copy(update={"left_over": _left_over(prepared, request)})
+        more = {"left_over": _left_over(prepared, request), "chains": _chains(prepared.plan)}
+        wish = _wish(desired).model_copy(update=more)
         self._store.put_wishes(
             revision,
             [device.desired for device in desired.devices if device.desired is not None],
@@ -342,7 +345,7 @@ def revision_rows(store: Store, record: RevisionRecord) -> tuple[Rows, Rows]:
     """
     wish = Application.model_validate(record.plan).wish or Wish()
     tried = {(device, model): rows for device, models in wish.tried.items() for model, rows in models.items()}
-    held = store.device_rows(extra_tried=tried)
+    held = [_in_chain_order(row, wish) for row in store.device_rows(extra_tried=tried)]
     left_over = tuple(row for row in held if row.model in wish.left_over.get(row.device, ()))
     sent = tuple(row for row in held if row not in left_over)
     return (*sent, *_refused_rows(wish, {(row.device, row.model) for row in sent})), left_over
@@ -433,9 +436,22 @@ def _refused_rows(wish: Wish, sent: set[tuple[str, str]]) -> Iterable[DeviceMode
         for model, reason in models.items():
             if (device, model) not in sent:
                 tried = wish.tried.get(device, {}).get(model, ())
-                yield DeviceModelRow(
+                row = DeviceModelRow(
                     device=device, model=model, state=DeviceState.REFUSED, tried=tried, reason=clip_reason(reason)
                 )
+                yield _in_chain_order(row, wish)
+
+
+def _in_chain_order(row: DeviceModelRow, wish: Wish) -> DeviceModelRow:
+    """Return a row that tells what was tried as the chain goes, whether builder, controller or device refused it."""
+    chain = wish.chains.get(row.device, {}).get(row.model, ())
+    place = {variant: index for index, variant in enumerate(chain)}
+    tried = sorted(row.tried, key=lambda one: place.get(one.variant, len(place)))
+    return row.model_copy(update={"tried": tuple(tried)})
+
+
+def _chains(planned: Plan) -> dict[str, dict[str, tuple[str, ...]]]:
+    return {part.device: {model.model: model.wanted for model in part.models} for part in planned.devices}
 
 
 def _told(transition: Transition) -> str:

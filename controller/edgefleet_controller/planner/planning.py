@@ -47,6 +47,7 @@ class ModelPlan:
         model: its name.
         chain: variants to try there, in order; empty when there is none, so that the device's row is `refused`.
         skipped: variants of the wanted chain that cannot be tried, with the reason.
+        wanted: the whole chain the manifest wants there, in order.
         choose: which of those that qualify is taken.
         accept: what must hold.
         task: what the outputs mean, where the manifest says so.
@@ -56,6 +57,7 @@ class ModelPlan:
     model: str
     chain: tuple[str, ...]
     skipped: tuple[Tried, ...]
+    wanted: tuple[str, ...]
     choose: Choose
     accept: Accept
     task: Task | None
@@ -173,6 +175,7 @@ def _model_plan(
             for variant, reason in reasons.items()
             if reason is not None
         ),
+        wanted=tuple(reasons),
         choose=deployment.choose,
         accept=deployment.accept.resolve(metric),
         task=manifest.models[deployment.model].task,

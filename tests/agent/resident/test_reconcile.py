@@ -373,6 +373,15 @@ def test_a_worker_that_dies_twice_on_an_artifact_makes_it_a_failed_candidate(dri
     assert (active.variant, [tried.verdict for tried in active.tried]) == ("ort/cpu/fp32", [Verdict.CRASHED])
 
 
+def test_what_was_tried_again_later_still_stands_in_its_place_of_the_chain(drive: Drive, asked: Any) -> None:
+    drive(asked(1, INT8, FP32))
+    drive(FetchFailed(drive.token, Verdict.FAILED, "the disk is full", transient=True))
+    drive.try_next(failed())
+    drive(RetryDue("digits"))
+    drive.try_next(failed())
+    assert [tried.variant for tried in drive.said()[-1].tried] == [INT8.variant, FP32.variant]
+
+
 def test_strikes_are_forgotten_with_a_new_generation(drive: Drive, asked: Any) -> None:
     drive(asked(1, FP32))
     for _ in range(STRIKE_LIMIT):

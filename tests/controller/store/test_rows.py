@@ -6,7 +6,8 @@ from typing import Any
 
 from edgefleet_contract.evidence import Gate, Verdict
 from edgefleet_contract.report import DeviceState, Tried
-from edgefleet_controller.api import DeviceModelRow
+from edgefleet_controller.api import ApplyRequest, DeviceModelRow
+from edgefleet_controller.applying import Application, Wish, revision_rows
 from edgefleet_controller.store import Store
 
 
@@ -84,6 +85,26 @@ def test_what_fell_out_before_the_device_comes_before_what_it_tried(wished: Stor
     wished.ingest([make.report(make.transition(variant=make.fp32, tried=(late,)))], 1)
     (row,) = wished.device_rows(extra_tried={("local", "digits"): (early,)})
     assert row.tried == (early, late)
+
+
+def test_an_apply_tells_what_was_tried_in_the_order_of_the_chain_whoever_refused_it(wished: Store, make: Any) -> None:
+    unbuilt = Tried(variant="tflite/gpu/fp16", verdict=Verdict.BUILD_FAILED, reason="no converter")
+    lacking = Tried(variant="ort/cuda/fp16", verdict=Verdict.UNSUPPORTED, reason="no GPU found")
+    late = Tried(variant=make.int8, verdict=Verdict.FAILED, reason="parity")
+    wished.ingest([make.report(make.transition(variant=make.fp32, tried=(late,)))], 1)
+    chain = ("ort/cuda/fp16", make.int8, "tflite/gpu/fp16", make.fp32)
+    wish = Wish(
+        chains={"local": {"digits": chain, "other": chain}},
+        tried={"local": {"digits": (unbuilt, lacking), "other": (unbuilt, lacking)}},
+        refused={"local": {"other": "nothing left"}},
+    )
+    request = ApplyRequest(manifest=make.manifest(), files={})
+    plan = Application(request=request, request_digest="", wish=wish).model_dump(mode="json")
+    revision = wished.create_revision(make.manifest(), plan, at_ns=2, changed=True)
+    record = wished.revision(revision)
+    assert record is not None
+    rows, _ = revision_rows(wished, record)
+    assert [row.tried for row in rows] == [(lacking, late, unbuilt), (lacking, unbuilt)]
 
 
 def test_rows_can_be_narrowed_to_devices_and_models(wished: Store) -> None:
