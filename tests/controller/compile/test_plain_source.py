@@ -72,3 +72,23 @@ def test_nodes_that_wait_for_each_other_are_named(ask: Any, make_classifier: Any
     model.graph.node[0].input[0] = "logits"
     with pytest.raises(CompileFaultError, match="wait for each other, among them gemm"):
         onnx_check.load(Path(ask(model, "ort/cpu/fp32").source))
+
+
+@pytest.mark.parametrize("variant", ["ort/cpu/int8", "ort/cpu/fp16", "tensorrt/gpu/fp16", "tflite/xnnpack/fp32"])
+def test_functions_of_the_model_itself_are_replaced_by_their_bodies(
+    ask: Any, make_classifier: Any, variant: str
+) -> None:
+    model = make_classifier()
+    body = [onnx.helper.make_node("Sigmoid", ["v"], ["s"]), onnx.helper.make_node("Mul", ["v", "s"], ["r"])]
+    opsets = [onnx.helper.make_opsetid("", 17)]
+    model.functions.append(onnx.helper.make_function("own", "Swish", ["v"], ["r"], body, opsets))
+    model.opset_import.append(onnx.helper.make_opsetid("own", 1))
+    last = model.graph.node[-1]
+    given = last.input[0]
+    last.input[0] = "swished"
+    model.graph.node.insert(
+        len(model.graph.node) - 1, onnx.helper.make_node("Swish", [given], ["swished"], domain="own")
+    )
+    asked = ask(model, variant)
+    BuildAnswer.model_validate_json(handle(asked.model_dump_json().encode()))
+    assert not onnx.load(plain_source.plain(asked).source).functions
