@@ -184,6 +184,24 @@ def test_a_conversion_that_is_silently_wrong_is_seen_and_cured() -> None:
     assert prove.difference(wanted, made.run_all(Interpreter(made.data), feeds)[0]["y"]) is None
 
 
+@pytest.mark.parametrize("kind", ["Softmax", "LogSoftmax"])
+def test_before_opset_13_an_axis_says_where_a_tensor_is_folded_to_a_matrix(kind: str) -> None:
+    model = model_of([helper.make_node(kind, ["x"], ["y"], axis=1)], {"x": (1, 4, 3, 3)}, {"y": (1, 4, 3, 3)})
+    model.opset_import[0].version = 11
+    feeds = [{"x": np.random.default_rng(0).normal(size=(1, 4, 3, 3)).astype(np.float32)}]
+    made = floating.make(model, feeds)
+    wanted = session.Session(model.SerializeToString()).run(feeds[0])[0]
+    assert prove.difference(wanted, made.run_all(Interpreter(made.data), feeds)[0]["y"]) is None
+
+
+def test_a_refusal_speaks_of_a_named_operator_only_where_one_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prove, "difference", lambda *_: "1 became 2")
+    model = model_of([helper.make_node("Relu", ["x"], ["y"])], {"x": (1, 4)}, {"y": (1, 4)})
+    with pytest.raises(CompileFaultError, match="computes output 'y' wrongly: 1 became 2") as caught:
+        floating.make(model, [{"x": np.ones((1, 4), dtype=np.float32)}])
+    assert caught.value.next_step == "use another runtime's variant"
+
+
 def test_names_the_converter_would_change_lead_back_to_the_sources() -> None:
     nodes = [helper.make_node("Relu", ["../in put:0"], ["out:0"])]
     made = floating.make(model_of(nodes, {"../in put:0": (1, 4)}, {"out:0": (1, 4)}), [

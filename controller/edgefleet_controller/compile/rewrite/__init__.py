@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Iterator
 
 import onnx
 
+from edgefleet_controller.compile.onnx_graph import opset_of
 from edgefleet_controller.compile.rewrite import functions, library
 from edgefleet_controller.compile.rewrite.graph import named
 
@@ -31,6 +32,10 @@ def for_tflite(
     seen: set[bytes] = {model.SerializeToString(deterministic=True)}
     for kinds in ([missing] if missing else []) + [()]:
         names, made = _rewritten(model, kinds, fold, refusals)
+        opset, raised = opset_of(model), opset_of(made)
+        if not names and not kinds and raised != opset:  # the conversion itself changed what nodes say
+            names = (f"opset {opset} to {raised}",)
+            made = fold(made)
         data = made.SerializeToString(deterministic=True)
         if names and data not in seen:
             seen.add(data)

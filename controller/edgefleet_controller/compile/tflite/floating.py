@@ -110,7 +110,7 @@ def make(model: onnx.ModelProto, feeds: Sequence[Arrays], *, for_integers: bool 
             logger.info("attempt with %s failed: %s", attempt.rewrites or "no rewrites", error)
             failures.append(str(error))
             missing += [each.partition(" ")[0] for each in getattr(error, "operators", ())]
-    raise _unsupported(failures, refusals)
+    raise _unsupported(failures, refusals, missing)
 
 
 def _probes(model: onnx.ModelProto, feeds: Sequence[Arrays], frozen: Collection[str]) -> Probes:
@@ -260,12 +260,13 @@ def _output_map(name: str, in_file: str, made: Mapping[str, list[Array]], probes
     raise WrongError(f"the conversion computes output {name!r} wrongly: {why}")
 
 
-def _unsupported(failures: list[str], refusals: list[str]) -> CompileFaultError:
+def _unsupported(failures: list[str], refusals: list[str], missing: list[str]) -> CompileFaultError:
     first, *others = dict.fromkeys([*failures, *refusals])
+    named = ", or export the model without the named operator" if missing or refusals else ""
     tried = f"; other ways failed too: {others[-1]}" if others else ""
     return CompileFaultError(
         "variant",
         f"no TFLite file computes what this model computes: {first}{tried}",
         family="unsupported",
-        next_step="use another runtime's variant, or export the model without the named operator",
+        next_step=f"use another runtime's variant{named}",
     )
