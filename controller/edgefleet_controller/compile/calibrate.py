@@ -32,6 +32,7 @@ from edgefleet_controller.compile.fault import CompileFaultError
 from edgefleet_controller.compile.npz import Arrays
 from edgefleet_controller.compile.onnx_graph import all_nodes, all_tensors, inner_graphs, opset_of, with_plain_constants
 from edgefleet_controller.compile.protocol import BuildRequest, OptionValue
+from edgefleet_controller.compile.rewrite import library
 
 __all__ = ["Chosen", "QdqLayout", "prepare", "quantisation_faults", "quantize"]
 
@@ -113,6 +114,11 @@ def _save_named(model: onnx.ModelProto, path: Path) -> None:
     onnx.save(model, path)
 
 
+def products_written_out(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+    """Return the model with products that hide in other operators (Einsum) as MatMul, and the rewrites' names."""
+    return library.apply(model, (), library.PRODUCT_RULES)
+
+
 def prepare(source: Path, work_dir: Path) -> Path:
     """Return the source with shapes inferred, opset 13 or newer, and operators fused by portable rules.
 
@@ -123,6 +129,9 @@ def prepare(source: Path, work_dir: Path) -> Path:
     with quantisation_faults():
         # Symbolic shape inference would need sympy; plain inference after optimisation finds the same on CNNs.
         named = named_source(source, work_dir)
+        written_out, rewrites = products_written_out(onnx.load(named))
+        if rewrites:
+            _save_named(written_out, named)
         quant_pre_process(str(named), str(prepared), skip_symbolic_shape=True)
         model = onnx.load(prepared)
         _rename_made(model, _tensor_names(onnx.load(named, load_external_data=False)))

@@ -94,7 +94,9 @@ def _rewrites(source: onnx.ModelProto, precision: str) -> tuple[str, ...]:
     """Return what preparing a source for a precision changes in it."""
     opset = onnx_graph.opset_of(source)
     raised = (f"opset {opset} to {calibrate.MIN_OPSET}",) if opset < calibrate.MIN_OPSET else ()
-    return raised if precision == "fp16" else (*raised, "onnxruntime basic optimisation")
+    if precision == "fp16":
+        return raised
+    return (*raised, *calibrate.products_written_out(source)[1], "onnxruntime basic optimisation")
 
 
 def _first_feed(request: BuildRequest, inputs: Inputs) -> npz.Arrays:

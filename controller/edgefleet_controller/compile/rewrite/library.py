@@ -10,6 +10,7 @@ import onnx
 from edgefleet_controller.compile.onnx_graph import STANDARD_DOMAINS
 from edgefleet_controller.compile.rewrite import (
     classical,
+    einsum,
     fourier,
     fused,
     indexing,
@@ -78,6 +79,10 @@ LAST_RULES: Mapping[str, tuple[tuple[str, Rule], ...]] = {
 }
 """The same for operators that convert, but not everywhere: onnx2tf takes a Slice behind a Transpose along the wrong
 axis where channels are as many as rows or columns."""
+PRODUCT_RULES: Mapping[str, tuple[tuple[str, Rule], ...]] = {
+    "Einsum": (("einsum-as-matmul", einsum.constant_product),),
+}
+"""The same for operators that are products with a constant matrix, which quantisers do not see."""
 INTEGER_RULES: Mapping[str, tuple[tuple[str, Rule], ...]] = {
     "MatMul": (("constant-matmul-as-gemm", simple.constant_product),),
     "ReduceMean": (("spatial-mean-pooled", simple.spatial_mean),),
