@@ -72,14 +72,22 @@ def _build(asked: BuildRequest) -> BuildAnswer:
     from edgefleet_controller.compile import plain_source
 
     asked = plain_source.plain(asked)
-    module = importlib.import_module(_module_of(asked))
     if asked.constants:
         from edgefleet_controller.compile.rewrite import bind_constants
 
         if bind_constants.needed(asked):
-            return bind_constants.told(module.build(bind_constants.bound(asked)), asked)
-    answer: BuildAnswer = module.build(asked)
-    return answer
+            return bind_constants.told(_widened(bind_constants.bound(asked)), asked)
+    return _widened(asked)
+
+
+def _widened(asked: BuildRequest) -> BuildAnswer:
+    """Build a variant, of a float32 copy of the source where the source is float16 and the target knows none."""
+    from edgefleet_controller.compile import halves
+
+    module = importlib.import_module(_module_of(asked))
+    given = halves.widened(asked)
+    answer: BuildAnswer = module.build(given)
+    return answer if given is asked else halves.told(answer, asked)
 
 
 def _module_of(asked: BuildRequest) -> str:

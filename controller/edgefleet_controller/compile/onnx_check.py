@@ -101,17 +101,31 @@ def quantised_nodes_n(model: onnx.ModelProto) -> int:
 
 
 def rounds_to(model: onnx.ModelProto) -> ClaimedPrecision | None:
-    """Return what a model rounds its activations to itself, or None: weights stored as integers alone round nothing."""
+    """Return what a model rounds its activations to itself, or None: weights that are only stored so round nothing."""
     tensors = {tensor.name: tensor for tensor in all_tensors(model.graph)}
     nodes = list(all_nodes(model.graph))
     steps = [node for node in nodes if node.op_type == "QuantizeLinear" and node.input[0] not in tensors]
     if any(node.op_type.startswith(_INTEGER_OPERATORS) for node in nodes):
         return "int8"
     if not steps:
-        return None
+        return "fp16" if _computes_in_half(model) else None
     zeros = [tensors.get(node.input[2]) if len(node.input) > 2 else None for node in steps]
     wide = {onnx.TensorProto.INT16, onnx.TensorProto.UINT16}
     return "int16x8" if all(zero is not None and zero.data_type in wide for zero in zeros) else "int8"
+
+
+def _computes_in_half(model: onnx.ModelProto) -> bool:
+    """Return whether activations of a model are float16 anywhere: given back, cast to, or read by more than a cast."""
+    half = onnx.TensorProto.FLOAT16
+    given = {value.name for value in model.graph.input if value.type.tensor_type.elem_type == half}
+    if any(value.type.tensor_type.elem_type == half for value in model.graph.output):
+        return True
+    return any(
+        any(each.name == "to" and each.i == half for each in node.attribute)
+        if node.op_type == "Cast"
+        else not given.isdisjoint(node.input)
+        for node in all_nodes(model.graph)
+    )
 
 
 def io_specs(model: onnx.ModelProto) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
