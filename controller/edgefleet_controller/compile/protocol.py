@@ -71,7 +71,7 @@ class ModelRecord(Record):
     precision: str | None = None
     """What a TFLite file computes in, and so the only precision it is built in; None where precisions are made."""
     rounds_to: ClaimedPrecision | None = None
-    """What an ONNX file that rounds its activations itself (QDQ, float16, …) computes in: no artifact is nearer to it."""
+    """What an ONNX file that rounds its activations itself (QDQ, float16…) computes in: no artifact is nearer to it."""
     reference: VariantName = "ort/cpu/fp32"
     """What runs the source itself, for the outputs every artifact is compared with."""
     inputs: tuple[TensorSpec, ...]
