@@ -12,6 +12,7 @@ from edgefleet_agent.filesystem import Filesystem
 from edgefleet_agent.reconcile import reopened_while_stopped, undone_while_stopped
 from edgefleet_agent.records import AgentState
 from edgefleet_agent.state import StateStore, open_database
+from edgefleet_agent.turn import not_wished, release_words
 
 
 def obey_while_stopped(home: Path, database: Path, order: Order) -> OrderAnswer:
@@ -38,13 +39,15 @@ def _undo(home: Path, state: AgentState, order: Order) -> tuple[AgentState, Orde
         serving = activator.undo(order.model, time.time_ns())
     except (NoPreviousError, OSError) as error:
         return state, OrderAnswer(ok=False, told=str(error))
-    told = f"{order.model} serves {serving.variant} of the release before it; the next start reports it"
+    progress = state.progress(order.model)
+    words = release_words(serving, progress.wish if progress else None)
+    told = f"{order.model} serves {words}; the next start reports it"
     return undone_while_stopped(state, order.model, serving), OrderAnswer(ok=True, told=told)
 
 
 def _requalify(state: AgentState, order: Order) -> tuple[AgentState, OrderAnswer]:
     progress = state.progress(order.model)
     if progress is None or progress.wish is None:
-        return state, OrderAnswer(ok=False, told=f"nobody wishes for {order.model} on this device")
+        return state, OrderAnswer(ok=False, told=not_wished(order.model))
     told = f"{order.model} is proved again when the agent starts"
     return reopened_while_stopped(state, order.model), OrderAnswer(ok=True, told=told)

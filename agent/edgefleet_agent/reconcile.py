@@ -41,7 +41,7 @@ from edgefleet_agent.records import (
     TrialDone,
     Undone,
 )
-from edgefleet_agent.turn import Turn, is_open, serving_of
+from edgefleet_agent.turn import Turn, is_open, release_words, serving_of
 from edgefleet_contract.accept import Choose
 from edgefleet_contract.artifact import EvidenceLevel
 from edgefleet_contract.base import clip_reason
@@ -419,7 +419,7 @@ def _with_progress(state: AgentState, model: str, update: dict[str, object]) -> 
 
 def _say_undone(turn: Turn, progress: ModelProgress, wish: DesiredModel) -> None:
     held = progress.serving
-    serves = f"{held.variant} of the release before it serves" if held else "nothing serves"
+    serves = f"{release_words(held, wish)} serves" if held else "nothing serves"
     _say_refused(turn, progress, wish, f"undone by hand on the device; {serves}")
 
 

@@ -57,6 +57,7 @@ from edgefleet_agent.records import (
 )
 from edgefleet_agent.state import Opened, StateStore, machine_boot_id
 from edgefleet_agent.trial import RunTrialJob, TrialPorts, run_in_worker, run_trial, trial_limits
+from edgefleet_agent.turn import not_wished, release_words
 from edgefleet_agent.uplink import Standing, Uplink
 from edgefleet_contract.desired import DesiredState
 from edgefleet_contract.errors import WireError
@@ -310,15 +311,17 @@ class Resident:
         if order.do == "requalify":
             progress = self._state.progress(order.model)
             if progress is None or progress.wish is None:
-                return OrderAnswer(ok=False, told=f"nobody wishes for {order.model} on this device")
+                return OrderAnswer(ok=False, told=not_wished(order.model))
             self._decide(RequalifyAsked(order.model))
             return OrderAnswer(ok=True, told=f"{order.model} is being proved again; what serves goes on serving")
         try:
             serving = self._activator.undo(order.model, self._ports.now_ns())
         except (NoPreviousError, OSError) as error:
             return OrderAnswer(ok=False, told=str(error))
+        progress = self._state.progress(order.model)
+        words = release_words(serving, progress.wish if progress else None)
         self._decide(Undone(order.model, serving))
-        return OrderAnswer(ok=True, told=f"{order.model} serves {serving.variant} of the release before it")
+        return OrderAnswer(ok=True, told=f"{order.model} serves {words}")
 
     def _decide(self, event: Event) -> None:
         """Let the rules take an event; what they decide is written down before it is done."""

@@ -33,6 +33,18 @@ def serving_of(wish: DesiredModel, candidate: Candidate) -> Serving:
     return Serving(artifact=candidate.artifact, variant=candidate.variant, release=wish.release)
 
 
+def release_words(serving: Serving, wish: DesiredModel | None) -> str:
+    """Return which variant of which release an `undo` went to: a second one goes forward again."""
+    if wish is not None and serving.release == wish.release:
+        return f"{serving.variant} of the wished release"
+    return f"{serving.variant} of the release before it"
+
+
+def not_wished(model: str) -> str:
+    """Return the answer to an order for a model that nobody wishes for, with what to do next."""
+    return f"nobody wishes for {model} on this device (next: edgefleet-agent status lists the models)"
+
+
 class Turn:
     """One step in the making: the state so far and the actions so far."""
 

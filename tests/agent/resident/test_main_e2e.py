@@ -335,14 +335,22 @@ def test_undo_and_requalify_work_beside_a_running_agent_and_without_one(
     assert "fp32" in told.stdout
     refused = controller.until_state(DeviceState.REFUSED, 2)
     assert "by hand" in str(refused.reason)
+    assert "ort/cpu/fp32 of the release before it" in told.stdout
+    assert "ort/cpu/int8 of the wished release" in agent_command(home, "undo", "digits").stdout
+    agent_command(home, "undo", "digits")
     assert (
         json.loads(agent_command(home, "status", "-o", "json").stdout)["serving"]["digits"]["variant"] == "ort/cpu/fp32"
     )
     assert agent_command(home, "requalify", "digits").returncode == 0
     assert controller.until_state(DeviceState.ACTIVE, 2).variant == "ort/cpu/int8"
+    nosuch = agent_command(home, "requalify", "nosuch")
     process.send_signal(signal.SIGTERM)
     process.wait()
-    assert agent_command(home, "undo", "digits").returncode == 0
+    for refusal in (nosuch, agent_command(home, "requalify", "nosuch")):
+        assert "next: edgefleet-agent status lists the models" in refusal.stderr
+    for _ in range(2):
+        assert agent_command(home, "undo", "digits").returncode == 0
+    assert "ort/cpu/fp32 of the release before it" in agent_command(home, "undo", "digits").stdout
     status = json.loads(agent_command(home, "status", "-o", "json").stdout)
     assert status["serving"]["digits"]["variant"] == "ort/cpu/fp32"
     assert status["previous"]["digits"]["variant"] == "ort/cpu/int8"

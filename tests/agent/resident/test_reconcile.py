@@ -425,6 +425,16 @@ def test_what_was_undone_by_hand_stays_until_the_next_release(drive: Drive, aske
     assert drive.last(Fetch).candidate == FP32
 
 
+def test_undoing_an_undo_says_that_it_goes_forward(drive: Drive, asked: Callable[..., Any]) -> None:
+    drive(asked(1, INT8))
+    drive.qualify_and_activate()
+    wished = drive.state.models[0].serving
+    assert wished is not None
+    drive(Undone("digits", OLD))
+    drive(Undone("digits", wished))
+    assert "ort/cpu/int8 of the wished release serves" in str(drive.said()[-1].reason)
+
+
 def test_undo_stops_a_trial_of_that_model(drive: Drive, asked: Callable[..., Any]) -> None:
     drive(asked(1, INT8))
     drive(ArtifactReady(drive.token))
