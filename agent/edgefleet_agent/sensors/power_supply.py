@@ -21,7 +21,7 @@ from edgefleet_agent.sensors.files import (
     read_word,
     try_int,
 )
-from edgefleet_agent.sensors.rails import Call, Found, Rail
+from edgefleet_agent.sensors.rails import LOOKED_AT, Call, Found, Rail
 from edgefleet_contract.profile import RailKind
 
 _ANY = re.compile(r"[^/.][^/]*()")
@@ -63,7 +63,7 @@ def find_batteries(sysfs_root: Path) -> Found:
         problem = f"the charger {charger} is online: the battery does not show all that is drawn"
         rails = [rail if rail.scope == "peripheral" else replace(rail, problem=problem) for rail in rails]
     if listing.cut:
-        notes.append(f"more than {MAX_SUPPLIES} power supplies: the rest was not looked at")
+        notes.append(f"more than {MAX_SUPPLIES} power supplies: the rest was not {LOOKED_AT}")
     return Found(tuple(rails), tuple(notes))
 
 

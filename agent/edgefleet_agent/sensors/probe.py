@@ -20,7 +20,7 @@ from edgefleet_agent.sensors.ina3221 import find_ina3221
 from edgefleet_agent.sensors.nvml import Nvml, find_nvml_within, load_pynvml
 from edgefleet_agent.sensors.pi import NO_PMIC, Vcgencmd, find_pmic, recorded_vcgencmd, run_vcgencmd
 from edgefleet_agent.sensors.power_supply import find_batteries, supply_names
-from edgefleet_agent.sensors.rails import MAX_RAILS, Rail, Total
+from edgefleet_agent.sensors.rails import LOOKED_AT, MAX_RAILS, Rail, Total
 from edgefleet_agent.sensors.rapl import find_rapl
 from edgefleet_agent.sensors.thermal import Thermal, read_thermal
 from edgefleet_contract.base import clip_reason
@@ -89,7 +89,7 @@ def probe(sysfs_root: Path = LIVE_ROOT, *, nvml: Nvml | None = None, vcgencmd: V
     notes = [note for part in found if part for note in part.notes if board or not note.startswith(NO_PMIC)]
     rails = _unique(rail for part in found if part for rail in part.rails)
     if chips.cut:
-        notes.append("more hwmon chips than are looked at")
+        notes.append(f"more hwmon chips than are {LOOKED_AT}")
     if len(rails) > MAX_RAILS:
         notes.append(f"{len(rails)} power rails: {MAX_RAILS} are shown")
     kept = _with_present_includes(rails[:MAX_RAILS])
@@ -97,6 +97,9 @@ def probe(sysfs_root: Path = LIVE_ROOT, *, nvml: Nvml | None = None, vcgencmd: V
     cut = any(part.cut for part in found if part) or len(_total(rails, board, notes).rails) > len(total.rails)
     if len(total.rails) > 1 and cut:
         total = Total(reason="there are more power rails than are looked at: a sum would leave some out")
+    limits = [note for note in notes if LOOKED_AT in note]
+    if not rails and limits:
+        total = Total(reason=f"no power sensor among those that were looked at: {'; '.join(limits)}")
     return Sensors(kept, total, lambda: read_thermal(root, chips, vcgencmd), tuple(notes[:32]))
 
 

@@ -11,6 +11,8 @@ from edgefleet_contract.profile import RailKind
 NEVER_RUN = "never run on hardware by us: written from documentation, tested on simulated files"
 """Stands beside every figure of a sensor that was not at hand."""
 MAX_RAILS = 64
+LOOKED_AT = "looked at"
+"""Stands in every note that says that a bound cut the search short."""
 MAX_WATTS = 10_000.0
 """A rail of an edge device that reads more than this is misread."""
 

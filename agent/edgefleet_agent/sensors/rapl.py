@@ -15,7 +15,7 @@ from pathlib import Path
 
 from edgefleet_agent.sensors.files import list_numbered, read_word, real, try_int
 from edgefleet_agent.sensors.hwmon import readable_problem
-from edgefleet_agent.sensors.rails import FileProduct, Found, Rail
+from edgefleet_agent.sensors.rails import LOOKED_AT, FileProduct, Found, Rail
 from edgefleet_contract.profile import RailKind
 
 _ZONE = re.compile(r"(?:intel-rapl|amd-rapl)(?:-mmio)?:([0-9]{1,4})(?::[0-9]{1,4})*")
@@ -33,7 +33,7 @@ def find_rapl(sysfs_root: Path) -> Found:
     cut = _collect(sysfs_root / "class/powercap", zones, 0)
     for below in ("intel-rapl", "intel-rapl-mmio"):
         cut |= _collect(sysfs_root / "devices/virtual/powercap" / below, zones, 0)
-    notes = ["more powercap zones than are looked at"] if cut else []
+    notes = [f"more powercap zones than are {LOOKED_AT}"] if cut else []
     kept, dropped = _without_mmio(zones.by_identity)
     if dropped:
         notes.append(f"{', '.join(dropped)}: the memory-mapped view of a package that is already there")

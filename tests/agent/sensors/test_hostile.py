@@ -273,3 +273,11 @@ def test_zones_that_hold_each_other_are_looked_into_once(tmp_path: Path) -> None
     for zone in range(60):
         many_links(root / f"intel-rapl:{zone}", f"intel-rapl:{zone}:{{}}", root / f"intel-rapl:{(zone + 1) % 60}", 60)
     assert len(probed(tmp_path).total.rails) == 60
+
+
+def test_a_search_that_was_cut_short_does_not_say_that_there_is_no_sensor(tmp_path: Path) -> None:
+    for number in range(33):
+        write_files(tmp_path / f"class/power_supply/AC{number}", {"type": "Mains", "online": 1})
+    total = probed(tmp_path).total
+    assert total.status == "none"
+    assert "among those that were looked at: more than 32 power supplies" in str(total.reason)
