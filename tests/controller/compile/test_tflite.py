@@ -13,10 +13,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgefleet_contract.artifact import EvidenceLevel
 from edgefleet_contract.coverage import Placed
-from edgefleet_controller.compile import npz, session
+from edgefleet_controller.compile import npz, rewrite, session
 from edgefleet_controller.compile.fault import CompileFaultError
 from edgefleet_controller.compile.protocol import BuildAnswer, BuildRequest
 from edgefleet_controller.compile.tflite import (
+    blame,
     convert,
     coverage,
     flatbuffer,
@@ -196,10 +197,25 @@ def test_before_opset_13_an_axis_says_where_a_tensor_is_folded_to_a_matrix(kind:
 
 def test_a_refusal_speaks_of_a_named_operator_only_where_one_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prove, "difference", lambda *_: "1 became 2")
+    monkeypatch.setattr(blame, "first_wrong", lambda *_: None)
     model = model_of([helper.make_node("Relu", ["x"], ["y"])], {"x": (1, 4)}, {"y": (1, 4)})
     with pytest.raises(CompileFaultError, match="computes output 'y' wrongly: 1 became 2") as caught:
         floating.make(model, [{"x": np.ones((1, 4), dtype=np.float32)}])
     assert caught.value.next_step == "use another runtime's variant"
+
+
+def test_the_first_node_a_conversion_gets_wrong_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes = [
+        helper.make_node("Relu", ["x"], ["a"]),
+        helper.make_node("Neg", ["a"], ["b"]),
+        helper.make_node("Elu", ["b"], ["c"], alpha=2.0, name="bent"),
+        helper.make_node("Exp", ["c"], ["y"]),
+    ]
+    model = model_of(nodes, {"x": (1, 4, 3, 3)}, {"y": (1, 4, 3, 3)})
+    monkeypatch.setattr(rewrite, "for_tflite", lambda *_: iter(()))
+    with pytest.raises(CompileFaultError, match="the first node that comes out wrong: Elu 'bent'") as caught:
+        floating.make(model, [{"x": np.random.default_rng(0).normal(size=(1, 4, 3, 3)).astype(np.float32)}])
+    assert "named operator" in str(caught.value.next_step)
 
 
 def test_names_the_converter_would_change_lead_back_to_the_sources() -> None:

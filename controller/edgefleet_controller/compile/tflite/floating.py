@@ -15,7 +15,7 @@ from edgefleet_controller.compile.npz import Array, Arrays
 from edgefleet_controller.compile.onnx_graph import with_constants
 from edgefleet_controller.compile.rewrite import branches, library
 from edgefleet_controller.compile.rewrite.graph import named
-from edgefleet_controller.compile.tflite import convert, freeze, layout, lost, prove, scalars, source, widen
+from edgefleet_controller.compile.tflite import blame, convert, freeze, layout, lost, prove, scalars, source, widen
 from edgefleet_controller.compile.tflite.convert import ConversionError
 from edgefleet_controller.compile.tflite.interpreter import Interpreter, RefusedError
 from edgefleet_controller.compile.tflite.layout import Axes
@@ -98,6 +98,7 @@ def make(model: onnx.ModelProto, feeds: Sequence[Arrays], *, for_integers: bool 
     sized = source.sized(safe, {other: probes.shapes[name] for other, name in names.items()})
     decided, branches_n = branches.taken(sized, freeze.PARAMETERS)
     fixed = source.simplify(decided)
+    wrong = False
     failures: list[str] = []
     missing: list[str] = []
     refusals: list[str] = []
@@ -110,7 +111,10 @@ def make(model: onnx.ModelProto, feeds: Sequence[Arrays], *, for_integers: bool 
             logger.info("attempt with %s failed: %s", attempt.rewrites or "no rewrites", error)
             failures.append(str(error))
             missing += [each.partition(" ")[0] for each in getattr(error, "operators", ())]
-    raise _unsupported(failures, refusals, missing)
+            wrong = wrong or isinstance(error, WrongError)
+    feed = {other: probes.feeds[0][names[other]] for other in (value.name for value in fixed.graph.input)}
+    culprit = blame.first_wrong(fixed, feed) if wrong and not missing else None
+    raise _unsupported(failures, refusals, missing, culprit)
 
 
 def _probes(model: onnx.ModelProto, feeds: Sequence[Arrays], frozen: Collection[str]) -> Probes:
@@ -260,9 +264,12 @@ def _output_map(name: str, in_file: str, made: Mapping[str, list[Array]], probes
     raise WrongError(f"the conversion computes output {name!r} wrongly: {why}")
 
 
-def _unsupported(failures: list[str], refusals: list[str], missing: list[str]) -> CompileFaultError:
+def _unsupported(
+    failures: list[str], refusals: list[str], missing: list[str], culprit: str | None
+) -> CompileFaultError:
     first, *others = dict.fromkeys([*failures, *refusals])
-    named = ", or export the model without the named operator" if missing or refusals else ""
+    named = ", or export the model without the named operator" if missing or refusals or culprit else ""
+    first += f"; the first node that comes out wrong: {culprit}" if culprit else ""
     tried = f"; other ways failed too: {others[-1]}" if others else ""
     return CompileFaultError(
         "variant",
