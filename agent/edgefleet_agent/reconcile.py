@@ -41,7 +41,7 @@ from edgefleet_agent.records import (
     TrialDone,
     Undone,
 )
-from edgefleet_agent.turn import Turn, is_open, release_words, serving_of
+from edgefleet_agent.turn import Turn, is_open, release_words, serving_of, with_conditions
 from edgefleet_contract.accept import Choose
 from edgefleet_contract.artifact import EvidenceLevel
 from edgefleet_contract.base import clip_reason
@@ -325,7 +325,7 @@ def _on_trial(turn: Turn, event: TrialDone) -> None:
     if done is None:
         return
     work, progress, wish = done
-    trial = event.trial
+    trial = with_conditions(event.trial, work.candidate.variant, turn.facts.profile)
     finding = Finding(
         artifact=work.candidate.artifact,
         variant=work.candidate.variant,

@@ -19,8 +19,13 @@ from edgefleet_agent.records import (
 )
 from edgefleet_contract.desired import Candidate, DesiredModel
 from edgefleet_contract.errors import InternalError
-from edgefleet_contract.evidence import Evidence, Trial
+from edgefleet_contract.evidence import Conditions, Evidence, Trial, Verdict
+from edgefleet_contract.job import LatencyBudget
+from edgefleet_contract.profile import Profile
 from edgefleet_contract.report import DeviceState, EvidenceReport, Transition
+from edgefleet_contract.variant import parse_variant
+
+_DEATHS = frozenset({Verdict.CRASHED, Verdict.TIMEOUT, Verdict.OUT_OF_MEMORY})
 
 
 def is_open(progress: ModelProgress) -> bool:
@@ -43,6 +48,30 @@ def release_words(serving: Serving, wish: DesiredModel | None) -> str:
 def not_wished(model: str) -> str:
     """Return the answer to an order for a model that nobody wishes for, with what to do next."""
     return f"nobody wishes for {model} on this device (next: edgefleet-agent status lists the models)"
+
+
+def with_conditions(trial: Trial, variant: str, profile: Profile) -> Trial:
+    """Return a trial whose worker died with the conditions the profile tells: it had no time to tell them itself.
+
+    `threads` is what every trial of an agent uses; `extra.told_by` says that the worker did not confirm it.
+    """
+    if trial.conditions is not None or trial.verdict not in _DEATHS:
+        return trial
+    parsed = parse_variant(variant)
+    engine = profile.engine(parsed.target)
+    modes = (mode.partition(" ") for mode in profile.power_mode.split(", ") if mode)
+    conditions = Conditions(
+        arch=profile.arch,
+        os=profile.os,
+        cpu_model=profile.cpu_model,
+        cpu_count=profile.cpu_count,
+        runtime=parsed.runtime,
+        runtime_version=engine.version if engine and engine.version else "unknown",
+        threads=LatencyBudget().threads,
+        agent_version=profile.agent_version,
+        extra={"told_by": "profile", **{name: value for name, _, value in modes}},
+    )
+    return trial.model_copy(update={"conditions": conditions})
 
 
 class Turn:

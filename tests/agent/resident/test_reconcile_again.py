@@ -93,3 +93,23 @@ def test_a_switch_whose_answer_is_on_the_way_counts_whatever_comes_in_between(dr
     drive.try_next(Trial(verdict=Verdict.FAILED, reason="no"))
     assert drive.said()[-1].reason == "no variant qualified; ort/cpu/fp32 of the previous release still serves"
     assert drive.state.models[0].serving == drive.last(Activate).serving
+
+
+@pytest.mark.parametrize("verdict", [Verdict.CRASHED, Verdict.TIMEOUT, Verdict.OUT_OF_MEMORY])
+def test_the_evidence_of_a_dead_worker_tells_the_conditions_the_profile_knows(
+    drive: Drive, asked: Any, verdict: Verdict
+) -> None:
+    profile = drive.facts.profile.model_copy(update={"power_mode": "nvpmodel 2, governor schedutil"})
+    drive.facts = Facts(profile, 0)
+    drive(asked(1, FP32))
+    drive.try_next(Trial(verdict=verdict, reason="the worker died"))
+    told = drive.evidence()[0].conditions
+    assert told is not None
+    engine = profile.engine("ort/cpu")
+    assert engine is not None
+    assert (told.cpu_model, told.runtime, told.runtime_version) == (
+        profile.cpu_model,
+        "ort",
+        engine.version or "unknown",
+    )
+    assert told.extra == {"told_by": "profile", "nvpmodel": "2", "governor": "schedutil"}
