@@ -62,7 +62,8 @@ def compare_outputs(
         task: what the outputs mean; None guesses classification where that is safe.
         same_artifact: both sides ran one file, so only arithmetic may differ.
         labels: one integer class a sample, for the metric.
-        metric: how far the metric may fall; None with labels measures without a limit.
+        metric: how far the metric may fall; None with labels measures top-1 without a limit, where the task is
+            classification or not given.
         metric_declared: somebody asked for `metric`, so that it misses where it cannot be computed; else weak.
         limits: the manifest's own limits.
         samples_level: whether inputs were real; random inputs prove nothing and make the result weak.
@@ -81,6 +82,8 @@ def compare_outputs(
         judge_output(name, reference[name], candidate[name], question, tolerance_db(claim, noise, name))
         for name in reference
     ]
+    if not (metric_declared and metric is not None) and task not in (None, Task.CLASSIFICATION):
+        labels, metric = None, None
     measured, unmeasured = _measure(reference, candidate, labels, metric, verdicts)
     findings = [*_named(verdicts), *_of_metric(measured), *_of_limits(verdicts, limits)]
     if unmeasured is not None and metric_declared:

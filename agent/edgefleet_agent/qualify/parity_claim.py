@@ -48,6 +48,11 @@ class Claim:
     """Natural logarithm of the odds ratio by which a sample's probability may move; healthy int8 digit classifiers move
     theirs by 1.74 at most in 1,000 samples."""
 
+    asked: bool = False
+    """Whether somebody stated `median_db`: then it holds as it stands, without a margin for chance."""
+    tightened: bool = False
+    """Whether it was stated above what the claim asks for: then errors below the claim's step count too."""
+
     @property
     def total_db(self) -> float:
         """Return the SQNR that all samples together must reach; the worst ones weigh most in it."""
@@ -139,6 +144,8 @@ def asked_claim(claim: Claim, limits: ParityAccept) -> Claim:
         return claim
     return replace(
         claim,
+        asked=True,
+        tightened=limits.tolerance_db > claim.median_db,
         median_db=limits.tolerance_db,
         worst_db=limits.tolerance_db - max(0.0, claim.median_db - claim.worst_db),
     )

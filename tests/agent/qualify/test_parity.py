@@ -287,3 +287,40 @@ def test_a_thousand_samples_of_a_thousand_classes_compare_fast() -> None:
     assert compare(reference, candidate, "int8").verdict is ParityVerdict.PASS
     # 0.4 s on one core; the bound leaves room for slow and shared machines.
     assert time.process_time() - began_s < 5
+
+
+@pytest.mark.parametrize(("tolerance_db", "verdict"), [(30.0, ParityVerdict.FAIL), (29.0, ParityVerdict.PASS)])
+def test_a_stated_tolerance_holds_without_a_margin(tolerance_db: float, verdict: ParityVerdict) -> None:
+    reference = noise(200, 30)
+    error = noise(200, 30, seed=1) * 10 ** (-noise(200, 1, seed=2) / 20 * 5)
+    levels_db = 10 * np.log10((reference**2).mean(axis=1) / (error**2).mean(axis=1))
+    candidate = reference + error * 10 ** ((float(np.median(levels_db)) - 29.8) / 20)
+    result = compare(reference, candidate, "int8", limits=ParityAccept(tolerance_db=tolerance_db))
+    assert result.verdict is verdict, result.reason
+
+
+def test_a_tolerance_tightened_by_the_user_counts_errors_within_the_claims_step() -> None:
+    reference = noise(200, 30)
+    candidate = reference + 0.003 * noise(200, 30, seed=1)
+    assert compare(reference, candidate, "int8").verdict is ParityVerdict.PASS
+    result = compare(reference, candidate, "int8", limits=ParityAccept(tolerance_db=70))
+    assert result.failed_check is ParityCheck.SQNR
+
+
+def test_an_outlier_is_told_beside_the_median_that_was_measured() -> None:
+    reference = noise(200, 30)
+    candidate = reference + 0.001 * noise(200, 30, seed=1)
+    candidate[150] = noise(30, seed=3)
+    result = compare(reference, candidate, "int8")
+    assert result.failed_check is ParityCheck.OUTLIER
+    assert "the median sample has 6" in (result.reason or "")
+
+
+@pytest.mark.parametrize("task", [Task.EMBEDDING, Task.REGRESSION])
+def test_labels_give_no_top1_where_the_task_has_no_classes(task: Task) -> None:
+    reference, labels = noise(40, 4), np.arange(40) % 4
+    for metric in (None, MetricAccept()):
+        options: dict[str, Any] = {"labels": labels, "metric": metric, "metric_declared": False}
+        assert compare(reference, reference, task=task, **options).metric is None
+        assert compare(reference, reference, task=None, **options).metric is not None
+    assert compare(reference, reference, task=task, labels=labels, metric=MetricAccept()).metric is not None
