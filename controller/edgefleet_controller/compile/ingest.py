@@ -39,7 +39,7 @@ def ingest(request: IngestRequest) -> IngestAnswer:
     fault = shapes.dynamic_fault(record.inputs, {name: each.shape for name, each in first.items()}, request.dynamic)
     if fault is not None:
         raise CompileFaultError("dynamic", fault)
-    output_bytes = behaviour.try_samples(runnable, given, record, request.preprocess)
+    output_bytes = behaviour.try_samples(runnable, given, record, request.preprocess, request.constants)
     golden, calibration, overlaps = _divide(request, record, (given, runnable, made), output_bytes)
     origin = None
     if exported is not None:

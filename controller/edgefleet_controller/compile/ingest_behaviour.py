@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 import onnx
 
-from edgefleet_controller.compile import onnx_graph, preprocess, session, shapes
+from edgefleet_controller.compile import onnx_graph, preprocess, selected_shapes, session, shapes
 from edgefleet_controller.compile.fault import CompileFaultError
 from edgefleet_controller.compile.npz import Array, Arrays
 from edgefleet_controller.compile.protocol import ModelRecord
@@ -45,11 +45,14 @@ class Runnable:
         open: loads it; where its model keeps state, each one loaded starts fresh.
         errors: what a run may raise.
         drawn: nodes that draw at random, in words.
+        selecting: returns the outputs whose shape depends on values, and the node that decides it, given one sample and
+            the names of inputs that never change.
     """
 
     open: Callable[[], Runner]
     errors: tuple[type[Exception], ...]
     drawn: tuple[str, ...] = ()
+    selecting: Callable[[Arrays, Collection[str]], Mapping[str, str]] = lambda _feeds, _constants: {}
 
 
 def onnx_runnable(model: onnx.ModelProto, source: Path) -> Runnable:
@@ -59,10 +62,17 @@ def onnx_runnable(model: onnx.ModelProto, source: Path) -> Runnable:
         for node in onnx_graph.all_nodes(model.graph)
         if node.op_type in _RANDOM
     )
-    return Runnable(functools.cache(lambda: session.open_source(source)), session.RUNTIME_ERRORS, drawn)
+
+    def selecting(feeds: Arrays, constants: Collection[str]) -> Mapping[str, str]:
+        sizes = {name: tuple(each.shape) for name, each in feeds.items()}
+        return selected_shapes.outputs_by_values(model, sizes, constants)
+
+    return Runnable(functools.cache(lambda: session.open_source(source)), session.RUNTIME_ERRORS, drawn, selecting)
 
 
-def try_samples(source: Runnable, given: Samples, record: ModelRecord, transforms: Transforms) -> int:
+def try_samples(
+    source: Runnable, given: Samples, record: ModelRecord, transforms: Transforms, constants: Collection[str] = ()
+) -> int:
     """Run the first samples through a model; return the size of one sample's outputs in bytes.
 
     Raises:
@@ -73,7 +83,9 @@ def try_samples(source: Runnable, given: Samples, record: ModelRecord, transform
     feeds = list(islice(preprocess.batches(given.arrays, record.inputs, transforms), _TRIED_N))
     runs = [run_one(source, runner, feed, index) for index, feed in enumerate(feeds)]
     _check_repeats(source, runner.output_names, runs[0], run_one(source, source.open(), feeds[0], 0))
+    _check_selecting(source.selecting(feeds[0], constants))
     _check_shapes(runner.output_names, runs)
+    _check_zeros(source, runner.output_names, runs[0], feeds[0], constants)
     _check_numbers(runner.output_names, runs)
     return sum(output.nbytes for output in runs[0])
 
@@ -101,16 +113,46 @@ def _check_repeats(source: Runnable, names: Sequence[str], first: Sequence[Array
         )
 
 
+def _check_selecting(selecting: Mapping[str, str]) -> None:
+    for name, decided_by in selecting.items():
+        raise _selected(f"{name!r} is as long as the values let node {decided_by} make it")
+
+
+def _check_zeros(
+    source: Runnable, names: Sequence[str], first: Sequence[Array], feed: Arrays, constants: Collection[str]
+) -> None:
+    """Compare shapes with those of a sample of zeros; a model that does not take zeros is not judged by them."""
+    zeros = {
+        name: each if name in constants or each.dtype.kind != "f" else np.zeros_like(each)
+        for name, each in feed.items()
+    }
+    try:
+        run = source.open().run(zeros)
+    except source.errors:
+        return
+    for name, left, right in zip(names, first, run, strict=True):
+        if left.shape != right.shape:
+            raise _selected(
+                f"{name!r} is {shapes.shown(left.shape)} for the first sample and {shapes.shown(right.shape)} for zeros"
+            )
+
+
+def _selected(what: str) -> CompileFaultError:
+    return CompileFaultError(
+        "source",
+        f"has an output whose shape depends on the data: {what}",
+        next_step="end it before the operator that selects (NonZero, NonMaxSuppression, Unique, …), or pad its result "
+        "to a fixed size, and declare that size",
+    )
+
+
 def _check_shapes(names: Sequence[str], runs: Sequence[Sequence[Array]]) -> None:
     for index, run in enumerate(runs[1:], start=1):
         for name, left, right in zip(names, runs[0], run, strict=True):
             if left.shape != right.shape:
-                raise CompileFaultError(
-                    "source",
-                    f"has an output whose shape depends on the data: {name!r} is {shapes.shown(left.shape)} for the "
-                    f"first sample and {shapes.shown(right.shape)} for sample {index}",
-                    next_step="end it before the operator that selects (NonZero, NonMaxSuppression, Unique, …), or pad "
-                    "its result to a fixed size",
+                raise _selected(
+                    f"{name!r} is {shapes.shown(left.shape)} for the first sample and {shapes.shown(right.shape)} for "
+                    f"sample {index}"
                 )
 
 

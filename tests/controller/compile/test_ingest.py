@@ -361,7 +361,29 @@ def test_random_numbers_that_reach_no_output_are_no_fault(ask: Ask) -> None:
 def test_an_output_whose_shape_depends_on_the_data_is_refused(ask: Ask) -> None:
     nodes = [helper.make_node("Relu", ["x"], ["r"]), helper.make_node("NonZero", ["r"], ["y"])]
     outputs = [helper.make_tensor_value_info("y", TensorProto.INT64, [2, "found"])]
-    refused(ask, "source", "depends on the data", "'y'", source=simple(nodes, outputs=outputs))
+    refused(ask, "source", "depends on the data", "'y'", "node 'y' (NonZero)", source=simple(nodes, outputs=outputs))
+
+
+def test_a_shape_that_changes_for_zeros_alone_is_refused(ask: Ask) -> None:
+    """What the graph does not tell (branches of unlike sizes) is seen by running zeros."""
+    sizes = [onnx.numpy_helper.from_array(np.zeros(n, np.float32), "c") for n in (3, 5)]
+    then, other = (
+        helper.make_graph(
+            [helper.make_node("Constant", [], [name], value=size)],
+            name,
+            [],
+            [helper.make_tensor_value_info(name, TensorProto.FLOAT, None)],
+        )
+        for name, size in zip(("a", "b"), sizes, strict=True)
+    )
+    nodes = [
+        helper.make_node("Abs", ["x"], ["abs"]),
+        helper.make_node("ReduceSum", ["abs"], ["sum"], keepdims=0),
+        helper.make_node("Cast", ["sum"], ["some"], to=TensorProto.BOOL),
+        helper.make_node("If", ["some"], ["y"], then_branch=then, else_branch=other),
+    ]
+    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n"])]
+    refused(ask, "source", "depends on the data", "for zeros", source=simple(nodes, outputs=outputs))
 
 
 def test_a_model_that_gives_nothing_but_nan_is_refused(ask: Ask) -> None:
