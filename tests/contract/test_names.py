@@ -29,6 +29,12 @@ def test_every_variant_of_the_grammar_is_its_own_canonical_form() -> None:
     assert parse_variant("ort/cpu/int8-dynamic").target == "ort/cpu"
 
 
+def test_a_runtime_that_exists_for_tests_alone_is_not_offered() -> None:
+    with pytest.raises(ValueError, match="unknown runtime") as told:
+        parse_variant("otr/cpu/int8")
+    assert "misbehave" not in str(told.value)
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

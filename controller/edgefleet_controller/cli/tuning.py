@@ -74,7 +74,7 @@ def tune(
         from edgefleet_controller.cli.plot import write_plot
 
         write_plot(tuned, plot)
-    output.emit(tuned, form, lambda console: draw_tuned(console, tuned))
+    output.emit({"api": "fleet/v1", **output.plain(tuned)}, form, lambda console: draw_tuned(console, tuned))
     output.words(_written(dest if found else None, beside, plot))
     raise typer.Exit(0 if found else 3)
 

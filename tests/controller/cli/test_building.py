@@ -236,6 +236,7 @@ def test_a_search_marks_the_frontier_and_its_recipe_is_what_apply_builds_by(
     result = fleet(home, *words, "-o", "json")
     assert result.exit_code == 0, result.output
     told = json.loads(result.stdout)
+    assert told["api"] == "fleet/v1"
     assert len(told["points"]) == 8, "the method the default came to by itself is not built twice"
     assert all(point["p50_ms"] for point in told["points"] if point["verdict"] == "pass")
     assert any(point["frontier"] for point in told["points"])
