@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,7 +20,7 @@ from edgefleet_contract.manifest import ModelSpec
 from edgefleet_contract.tuning import Recipe
 from edgefleet_contract.variant import VariantName
 from edgefleet_controller.api import FileRef
-from edgefleet_controller.blobs import BlobStore
+from edgefleet_controller.blobs import BlobStore, StorageError
 from edgefleet_controller.build import Builder, BuildProgress, Built, CheckedModel, NotBuilt
 from edgefleet_controller.compile.cache import FolderBuildCache
 from edgefleet_controller.compile.protocol import RandomSamplesRequest
@@ -277,8 +279,10 @@ def write_folder(document: ArtifactDocument, place: Callable[[str], Path], dest:
 
     Raises:
         UserInputError: the folder cannot be written, or is something else than an artifact's folder.
+        StorageError: the disk is full.
     """
     _require_replaceable(dest)
+    fresh = not dest.parent.exists()
     partial = dest.with_name(f".{dest.name}.partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)
@@ -290,9 +294,14 @@ def write_folder(document: ArtifactDocument, place: Callable[[str], Path], dest:
         partial.replace(dest)
     except OSError as error:
         msg = f"cannot write {dest}: {error.strerror or error}"
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise StorageError(msg, next_step="free space, or name a folder on another disk") from error
         raise UserInputError(msg) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+        if fresh and not dest.exists():
+            with suppress(OSError):  # somebody else's by now, or never made
+                dest.parent.rmdir()
     return dest
 
 
