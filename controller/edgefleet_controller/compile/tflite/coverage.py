@@ -106,6 +106,12 @@ def quantised_n(data: bytes) -> int:
     return sum(_is_quantised(op) for op in graph.read(data).operators)
 
 
+def holds(data: bytes, dtype: str) -> bool:
+    """Return whether an operator of a file reads a constant of this type."""
+    constants = (each for op in graph.read(data).operators for each in op.inputs if each is not None)
+    return any(each.is_constant and each.dtype == dtype for each in constants)
+
+
 def operators_n(data: bytes) -> int:
     """Return how many operators a file has."""
     return len(graph.read(data).operators)

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from edgefleet_controller.compile.npz import Array
 from edgefleet_controller.compile.sources import TFLITE_MARK
 
 FlatObject: TypeAlias = Any
@@ -84,6 +85,36 @@ def operator_type(model: FlatObject, operator: FlatObject) -> str:
     code = model.operatorCodes[operator.opcodeIndex]
     name = operator_names().get(builtin_code(code), f"UNKNOWN_{builtin_code(code)}")
     return text(code.customCode) if name == "CUSTOM" and code.customCode else name
+
+
+def add_operator_code(model: FlatObject, builtin: int) -> int:
+    """Add the code of a builtin operator, in its first version; return its place."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    code = schema.OperatorCodeT()
+    code.builtinCode = code.deprecatedBuiltinCode = builtin
+    code.version = 1
+    model.operatorCodes.append(code)
+    return len(model.operatorCodes) - 1
+
+
+def add_buffer(model: FlatObject, values: Array | None) -> int:
+    """Add a buffer with the bytes of an array, or an empty one; return its place."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    buffer = schema.BufferT()
+    if values is not None:
+        buffer.data = np.frombuffer(values.tobytes(), dtype=np.uint8)
+    model.buffers.append(buffer)
+    return len(model.buffers) - 1
+
+
+def point_outputs(model: FlatObject, before: int, after: int) -> None:
+    """Let every signature's outputs that named one tensor name another."""
+    for signature in model.signatureDefs or ():
+        for output in signature.outputs or ():
+            if output.tensorIndex == before:
+                output.tensorIndex = after
 
 
 def custom_operators(data: bytes) -> tuple[str, ...]:

@@ -63,7 +63,7 @@ def without_loose_ends(data: bytes) -> bytes:
         return data
     for operator in scalars:
         rank = len(graph.tensors[operator.inputs[0]].shape)
-        operator.opcodeIndex = _code(model, schema.BuiltinOperator.SQUEEZE)
+        operator.opcodeIndex = flatbuffer.add_operator_code(model, schema.BuiltinOperator.SQUEEZE)
         operator.inputs = operator.inputs[:1]
         operator.builtinOptionsType = schema.BuiltinOptions.SqueezeOptions
         operator.builtinOptions = schema.SqueezeOptionsT()
@@ -83,17 +83,6 @@ def _is_to_scalar(model: FlatObject, operator: FlatObject) -> bool:
         return False
     given, shape = tensors[operator.inputs[0]], tensors[operator.inputs[1]]
     return list(map(int, shape.shape)) == [0] and given.shape is not None and len(given.shape) > 0
-
-
-def _code(model: FlatObject, builtin: int) -> int:
-    """Add an operator code; return its place."""
-    from ai_edge_litert import schema_py_generated as schema
-
-    code = schema.OperatorCodeT()
-    code.builtinCode = code.deprecatedBuiltinCode = builtin
-    code.version = 1
-    model.operatorCodes.append(code)
-    return len(model.operatorCodes) - 1
 
 
 def outputs(data: bytes) -> tuple[str, ...]:
@@ -171,7 +160,7 @@ def _transpose(model: FlatObject, schema: FlatObject, source: int, target: int, 
     order.shape, order.type = np.asarray([len(axes)], dtype=np.int32), schema.TensorType.INT32
     order.buffer = len(model.buffers) - 1
     graph.tensors.append(order)
-    operator.opcodeIndex = _code(model, schema.BuiltinOperator.TRANSPOSE)
+    operator.opcodeIndex = flatbuffer.add_operator_code(model, schema.BuiltinOperator.TRANSPOSE)
     operator.inputs = np.asarray([source, len(graph.tensors) - 1], dtype=np.int32)
     operator.outputs = np.asarray([target], dtype=np.int32)
     operator.builtinOptionsType = schema.BuiltinOptions.TransposeOptions

@@ -13,6 +13,7 @@ _WEIGHTED = frozenset({
     "SVDF", "TRANSPOSE_CONV", "UNIDIRECTIONAL_SEQUENCE_LSTM",
 })  # fmt: skip
 """Operators that multiply by weights: what a precision is about."""
+INTEGER_WEIGHTS = frozenset({"int4", "int8", "uint8"})
 _FLOATS = frozenset({"float32", "float16"})
 _BYTES = frozenset({"int8", "uint8"})
 
@@ -24,11 +25,7 @@ def precision_of(graph: Graph) -> str:
     are not, whether the kernel rounds activations itself or the weights are unpacked first; `fp16` where weights are
     stored in half precision; else `fp32`. Without weights, integer activations decide.
     """
-    unpacked = {
-        op.outputs[0].index: source
-        for op in graph.operators
-        if op.type == "DEQUANTIZE" and op.outputs and (source := op.input(0)) is not None and source.is_constant
-    }
+    unpacked = _unpacked(graph)
     weighted: Counter[str] = Counter()
     for op in graph.operators:
         if op.type in _WEIGHTED and (weights := _weights(op, unpacked)) is not None:
@@ -36,6 +33,22 @@ def precision_of(graph: Graph) -> str:
     if weighted:
         return max(weighted, key=lambda each: (weighted[each], each))
     return "int8" if any(_is_integer(op) for op in graph.operators) else "fp32"
+
+
+def weight_types(graph: Graph) -> frozenset[str]:
+    """Return the types that constants are stored in which operators multiply by; empty where none does."""
+    unpacked = _unpacked(graph)
+    found = (_weights(op, unpacked) for op in graph.operators if op.type in _WEIGHTED)
+    return frozenset(each.dtype for each in found if each is not None)
+
+
+def _unpacked(graph: Graph) -> dict[int, Tensor]:
+    """Return, for each tensor that holds a constant in full precision, the constant as it is stored."""
+    return {
+        op.outputs[0].index: source
+        for op in graph.operators
+        if op.type == "DEQUANTIZE" and op.outputs and (source := op.input(0)) is not None and source.is_constant
+    }
 
 
 def _weights(op: Op, unpacked: dict[int, Tensor]) -> Tensor | None:

@@ -17,7 +17,7 @@ import numpy as np
 
 from edgefleet_controller.compile.fault import one_line
 from edgefleet_controller.compile.npz import Arrays
-from edgefleet_controller.compile.tflite import flatbuffer, graph, masks, versions
+from edgefleet_controller.compile.tflite import apart, flatbuffer, graph, masks, versions
 from edgefleet_controller.compile.tflite.quiet import quiet
 
 logger = logging.getLogger(__name__)
@@ -84,6 +84,7 @@ def static(data: bytes, feeds: Sequence[Arrays], *, activation_bits: int, float_
         QuantisationError: the quantiser does not manage this graph.
     """
     recipe = _static_recipe(activation_bits)
+    data = apart.outputs_apart(data)
     content = graph.read(data)
     is_transformer = any(op.type in {"BATCH_MATMUL", "DIV"} for op in content.operators)  # or has norms as they do
     with _faults(), quiet():

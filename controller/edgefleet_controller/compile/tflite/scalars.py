@@ -7,7 +7,6 @@ from collections.abc import Collection
 
 import numpy as np
 
-from edgefleet_controller.compile.npz import Array
 from edgefleet_controller.compile.tflite import flatbuffer
 from edgefleet_controller.compile.tflite.flatbuffer import FlatObject
 
@@ -30,7 +29,9 @@ def without_axis(data: bytes, names: Collection[str]) -> bytes:
                 continue
             edge = _edge(model, int(index))
             edges[place] = edge
-            code = _code(model, schema, schema.BuiltinOperator.RESHAPE if entering else schema.BuiltinOperator.SQUEEZE)
+            code = flatbuffer.add_operator_code(
+                model, schema.BuiltinOperator.RESHAPE if entering else schema.BuiltinOperator.SQUEEZE
+            )
             if entering:
                 graph.operators.insert(0, _reshape(model, schema, code, edge, int(index)))
             else:
@@ -46,28 +47,10 @@ def _edge(model: FlatObject, index: int) -> int:
     edge = copy.copy(inner)
     edge.shape, edge.shapeSignature = np.zeros(0, dtype=np.int32), None
     edge.hasRank = True
-    edge.buffer = _buffer(model, None)
+    edge.buffer = flatbuffer.add_buffer(model, None)
     inner.name = f"{flatbuffer.text(inner.name)}_one"
     graph.tensors.append(edge)
     return len(graph.tensors) - 1
-
-
-def _buffer(model: FlatObject, values: Array | None) -> int:
-    from ai_edge_litert import schema_py_generated as schema
-
-    buffer = schema.BufferT()
-    if values is not None:
-        buffer.data = np.frombuffer(values.tobytes(), dtype=np.uint8)
-    model.buffers.append(buffer)
-    return len(model.buffers) - 1
-
-
-def _code(model: FlatObject, schema: FlatObject, builtin: int) -> int:
-    code = schema.OperatorCodeT()
-    code.builtinCode = code.deprecatedBuiltinCode = builtin
-    code.version = 1
-    model.operatorCodes.append(code)
-    return len(model.operatorCodes) - 1
 
 
 def _operator(schema: FlatObject, code: int, inputs: list[int], output: int) -> FlatObject:
@@ -82,7 +65,7 @@ def _reshape(model: FlatObject, schema: FlatObject, code: int, edge: int, inner:
     shape = schema.TensorT()
     shape.name = f"{flatbuffer.text(graph.tensors[inner].name)}_shape"
     shape.shape, shape.type = np.ones(1, dtype=np.int32), schema.TensorType.INT32
-    shape.buffer = _buffer(model, np.ones(1, dtype=np.int32))
+    shape.buffer = flatbuffer.add_buffer(model, np.ones(1, dtype=np.int32))
     graph.tensors.append(shape)
     operator = _operator(schema, code, [edge, len(graph.tensors) - 1], inner)
     operator.builtinOptionsType = schema.BuiltinOptions.ReshapeOptions

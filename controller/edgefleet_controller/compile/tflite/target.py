@@ -17,13 +17,23 @@ from edgefleet_controller.compile.calibrate_target import EXACT_DB
 from edgefleet_controller.compile.fault import CompileFaultError
 from edgefleet_controller.compile.npz import Array, Arrays
 from edgefleet_controller.compile.protocol import BuildAnswer, BuildRequest, OptionValue
-from edgefleet_controller.compile.tflite import coverage, edgetpu_compiler, floating, mixed, quantise, versions
+from edgefleet_controller.compile.tflite import (
+    coverage,
+    edgetpu_compiler,
+    floating,
+    graph,
+    mixed,
+    precision,
+    quantise,
+    versions,
+)
 from edgefleet_controller.compile.tflite.floating import FloatFile
 from edgefleet_controller.compile.tflite.interpreter import Interpreter, RefusedError
 from edgefleet_controller.compile.tflite.quantise import QuantisationError, Statics
 
 JUDGED_MAX_N = 64
 """Golden samples that calibration methods are compared on."""
+_EDGES = frozenset({"DEQUANTIZE", "QUANTIZE"})
 Specs = tuple[TensorSpec, ...]
 
 
@@ -69,7 +79,11 @@ def _fp32(request: BuildRequest, inputs: Specs, floats: FloatFile) -> Made:  # n
 
 
 def _fp16(request: BuildRequest, inputs: Specs, floats: FloatFile) -> Made:  # noqa: ARG001 - one shape for all
-    return Made(quantise.fp16(floats.data), {"weights": "float16, dequantised when loaded"}, {})
+    data = quantise.fp16(floats.data)
+    if not coverage.holds(data, "float16"):
+        reason = "fp16 halves the weights of convolutions, dense layers and look-ups; the converted file has none"
+        raise CompileFaultError("variant", reason, family="unsupported")
+    return Made(data, {"weights": "float16, dequantised when loaded"}, {})
 
 
 def _int8_dynamic(request: BuildRequest, inputs: Specs, floats: FloatFile) -> Made:  # noqa: ARG001 - one shape for all
@@ -100,7 +114,7 @@ def _static(request: BuildRequest, inputs: Specs, floats: FloatFile, *, activati
     files = _by_recipe(made.files, request.recipe.calibration)
     judge = open_judge(request, inputs, JUDGED_MAX_N)
     scores, refusals = {}, []
-    for method, data in files.items():
+    for method, data in _with_integers(files).items():
         try:
             scores[method] = judge.score(_outputs(data, floats, judge))
         except RefusedError as error:  # a divisor that became zero in 8 bits, for one
@@ -150,6 +164,23 @@ def _rescued(
     return rescued.data, {**why, **options, **_figures(rescued.data)}
 
 
+def _with_integers(files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Return the files that compute in integers: one that does nowhere, or with no weight, is exact, and no int8.
+
+    Raises:
+        CompileFaultError: none does.
+    """
+    kept = {method: data for method, data in files.items() if coverage.quantised_n(data)}
+    if not kept:
+        raise CompileFaultError("variant", "none of its operators has an integer form in TFLite", family="unsupported")
+    types = {method: precision.weight_types(graph.read(data)) for method, data in kept.items()}
+    rounded = {method: kept[method] for method, each in types.items() if not each or each & precision.INTEGER_WEIGHTS}
+    if not rounded:
+        reason = "none of its layers with weights has an integer form in TFLite"
+        raise CompileFaultError("variant", reason, family="unsupported")
+    return rounded
+
+
 def _best(scores: Mapping[str, Score]) -> str:
     """Return the best method: one that rounds at run time only where no other reaches `EXACT_DB`.
 
@@ -179,11 +210,8 @@ def _outputs(data: bytes, floats: FloatFile, judge: Judge) -> list[Array]:
 
 
 def _figures(data: bytes) -> dict[str, OptionValue]:
-    """Return how much of a file computes in integers. Raises CompileFaultError where nothing does."""
-    integer_n = coverage.quantised_n(data)
-    if integer_n == 0:
-        raise CompileFaultError("variant", "none of its operators has an integer form in TFLite", family="unsupported")
-    return {"integer_operators_n": integer_n, "operators_n": coverage.operators_n(data)}
+    """Return how much of a file computes in integers."""
+    return {"integer_operators_n": coverage.quantised_n(data), "operators_n": coverage.operators_n(data)}
 
 
 _MAKERS: Mapping[str, Callable[[BuildRequest, Specs, FloatFile], Made]] = {
@@ -203,6 +231,16 @@ def _check_loads(data: bytes) -> None:
         raise CompileFaultError("variant", reason, family="unsupported") from error
 
 
+def _check_mapped(found: Coverage | None) -> None:
+    """Refuse a file of which the Edge TPU would run nothing. Raises CompileFaultError."""
+    if found is None or found.counts["accelerator"]:
+        return
+    first = min(found.operators, key=lambda each: (each.type in _EDGES, each.index))
+    why = f"the first, {first.type} {first.name!r}: {first.reason}"
+    reason = f"none of its {len(found.operators)} operators runs on the Edge TPU; {why}"
+    raise CompileFaultError("variant", reason, family="unsupported")
+
+
 def _answer(
     request: BuildRequest,
     variant: Variant,
@@ -216,6 +254,7 @@ def _answer(
     found: Coverage | None = coverage.coverage_of(out, variant.target)
     options = {**made.options, **{f"frozen {name}": str(value.tolist()) for name, value in floats.frozen.items()}}
     if variant.engine == "edgetpu":
+        _check_mapped(found)
         options["edgetpu_compiler"], level = edgetpu_compiler.compile_file(out)
     shapes = floats.shapes
     return BuildAnswer(

@@ -28,10 +28,7 @@ def as_int64(data: bytes, names: Collection[str]) -> bytes:
 
     model = flatbuffer.read(data)
     graph = model.subgraphs[0]
-    code = schema.OperatorCodeT()
-    code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.CAST
-    code.version = 1
-    model.operatorCodes.append(code)
+    code = flatbuffer.add_operator_code(model, schema.BuiltinOperator.CAST)
     outputs = list(graph.outputs)
     for place, index in enumerate(outputs):
         narrow = graph.tensors[index]
@@ -43,9 +40,9 @@ def as_int64(data: bytes, names: Collection[str]) -> bytes:
         narrow.name = f"{name}_int32"
         model.buffers.append(schema.BufferT())
         graph.tensors.append(wide)
-        graph.operators.append(_cast(schema, len(model.operatorCodes) - 1, int(index), len(graph.tensors) - 1))
+        graph.operators.append(_cast(schema, code, int(index), len(graph.tensors) - 1))
         outputs[place] = len(graph.tensors) - 1
-        _point(model, int(index), outputs[place])
+        flatbuffer.point_outputs(model, int(index), outputs[place])
     graph.outputs = np.asarray(outputs, dtype=np.int32)
     return flatbuffer.write(model)
 
@@ -61,10 +58,3 @@ def _cast(schema: flatbuffer.FlatObject, code: int, source: int, target: int) ->
         schema.TensorType.INT64,
     )
     return operator
-
-
-def _point(model: flatbuffer.FlatObject, before: int, after: int) -> None:
-    for signature in model.signatureDefs or ():
-        for output in signature.outputs or ():
-            if output.tensorIndex == before:
-                output.tensorIndex = after
