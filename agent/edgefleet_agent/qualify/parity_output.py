@@ -9,6 +9,7 @@ import numpy as np
 
 from edgefleet_agent.qualify.parity_claim import Claim
 from edgefleet_agent.qualify.parity_decision import check_decisions, check_identities, decide
+from edgefleet_agent.qualify.parity_drift import check_drift, check_leak
 from edgefleet_agent.qualify.parity_form import check_form, has_nan, is_number
 from edgefleet_agent.qualify.parity_linear import check_gain, check_offset
 from edgefleet_agent.qualify.parity_noise import (
@@ -34,9 +35,11 @@ STRUCTURE_CHECKS: tuple[Callable[[Pair], Finding | None], ...] = (
     check_repeat,
     check_shift,
     check_sums,
+    check_leak,
     check_gain,
     check_offset,
     check_band_peak,
+    check_drift,
 )
 
 
