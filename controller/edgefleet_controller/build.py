@@ -5,6 +5,7 @@ Importing this module is cheap: numpy, onnx and onnxruntime live in child proces
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -44,6 +45,7 @@ from edgefleet_controller.compile.steps import (
     StepLimits,
     Steps,
     keep_for_reproduction,
+    stopped_by,
 )
 
 __all__ = [
@@ -167,9 +169,27 @@ class Builder:
     def build_all(
         self, items: Sequence[tuple[CheckedModel, str]], on_progress: BuildProgress, workers: int = 2
     ) -> list[Built | NotBuilt]:
-        """Build several variants at once; the answers are in the order of `items`. Raises as `build`."""
+        """Build several variants at once; the answers are in the order of `items`.
+
+        Ctrl-C kills what runs and starts nothing more; of the builds it ended, nothing is kept.
+
+        Raises:
+            StorageError: blobs cannot be written.
+            KeyboardInterrupt: after Ctrl-C, once nothing runs any more.
+        """
+        stopping = threading.Event()
+
+        def build(item: tuple[CheckedModel, str]) -> Built | NotBuilt:
+            with stopped_by(stopping):
+                return self.build(item[0], item[1], on_progress)
+
         with ThreadPoolExecutor(max_workers=max(1, workers), thread_name_prefix="build") as pool:
-            return list(pool.map(lambda item: self.build(item[0], item[1], on_progress), items))
+            try:
+                return list(pool.map(build, items))
+            except KeyboardInterrupt:
+                stopping.set()
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
 
     def _build(self, checked: CheckedModel, variant: str, key: str, on_progress: BuildProgress) -> Built | NotBuilt:
         started_s = self._monotonic_s()

@@ -9,7 +9,10 @@ from __future__ import annotations
 import shlex
 import shutil
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -49,6 +52,7 @@ _COMPILE_ANSWER: TypeAdapter[Record] = TypeAdapter(CompileAnswer)
 _WORKER_ANSWER: TypeAdapter[Answer] = TypeAdapter(Answer)
 _VERDICTS = {ChildEnd.TIMEOUT: Verdict.TIMEOUT, ChildEnd.OUT_OF_MEMORY: Verdict.OUT_OF_MEMORY}
 _Got = TypeVar("_Got", bound=Record)
+_STOPPING: ContextVar[threading.Event | None] = ContextVar("stopping", default=None)
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,20 @@ class StepError(EdgefleetError):
         self.command = command
         self.lasting = lasting
         self.fault = fault
+
+
+class StoppedError(EdgefleetError):
+    """A step was not run, or killed, because whoever asked for the build wants no more of it. Says nothing of it."""
+
+
+@contextmanager
+def stopped_by(stopping: threading.Event) -> Iterator[None]:
+    """While inside, let the steps of this thread raise StoppedError once the event is set; what runs is killed."""
+    token = _STOPPING.set(stopping)
+    try:
+        yield
+    finally:
+        _STOPPING.reset(token)
 
 
 class Steps(Protocol):
@@ -190,7 +208,12 @@ def _work(job: Record, limits: ChildLimits, wanted: type[_Got]) -> _Got:
 
 def _run(argv: Sequence[str], request: Record, limits: ChildLimits) -> tuple[Command, ChildOutcome]:
     data = request.model_dump_json().encode()
-    outcome = run_child(argv, data, limits)
+    stopping = _STOPPING.get()
+    if stopping is not None and stopping.is_set():
+        raise StoppedError("was not started")
+    outcome = run_child(argv, data, limits, cancelled=stopping)
+    if outcome.end is ChildEnd.CANCELLED:
+        raise StoppedError(outcome.reason)
     command = Command(tuple(argv), data, outcome.stderr_tail)
     if outcome.end is not ChildEnd.ANSWERED:
         last = outcome.stderr_tail.strip().rpartition("\n")[2]

@@ -320,6 +320,57 @@ def test_every_death_of_a_child_is_a_typed_result(
     assert bench.cache.find_build(answer.key) is None
 
 
+def test_ctrl_c_kills_what_is_built_starts_nothing_more_and_the_next_build_works(
+    bench: Any, checked: CheckedModel, fake: FakeSteps, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / "alive")
+    starts = tmp_path / "starts"
+    run_program(
+        monkeypatch,
+        f"import time; open({str(starts)!r}, 'a').write('started '); alive = open({str(tmp_path / 'alive')!r}, 'w');"
+        " print('up', file=alive, flush=True); time.sleep(600)",
+    )
+    builder = bench.another_builder(steps=ChildSteps(StepLimits(build=ChildLimits(timeout_s=15.0))))
+    items = [(checked, variant) for variant in ("ort/cpu/int8", "ort/cpu/fp16", "ort/cpu/fp32")]
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    held: list[int] = []
+    main = threading.main_thread().ident
+    assert main is not None
+
+    def press() -> None:
+        held.append(os.open(tmp_path / "alive", os.O_RDONLY))
+        assert os.read(held[0], 3) == b"up\n"
+        signal.pthread_kill(main, signal.SIGINT)
+
+    presser = threading.Thread(target=press, daemon=True)
+    presser.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            builder.build_all(items, lambda *_: None, workers=1)
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    presser.join()
+    assert os.read(held[0], 1) == b"", "the child still holds it"
+    os.close(held[0])
+    assert starts.read_text(encoding="utf-8") == "started "
+    assert not list(bench.work_dir.glob("build-*"))
+    assert not (bench.work_dir / "reproduce").exists(), "a build that was stopped has not failed"
+    assert [bench.cache.find_build(builder.key(*item)) for item in items] == [None] * 3
+    answers = bench.another_builder(steps=fake).build_all(items, lambda *_: None)
+    assert [type(answer) for answer in answers] == [Built] * 3
+
+
+def test_a_build_that_waited_for_its_key_while_it_was_stopped_starts_no_child(
+    checked: CheckedModel, bench: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    run_program(monkeypatch, f"open({str(tmp_path / 'starts')!r}, 'w')")
+    stopping = threading.Event()
+    stopping.set()
+    with steps_module.stopped_by(stopping), pytest.raises(steps_module.StoppedError):
+        bench.another_builder(steps=ChildSteps()).build(checked, "ort/cpu/int8")
+    assert not (tmp_path / "starts").exists()
+
+
 @pytest.mark.parametrize(
     ("fault", "verdict"),
     [
