@@ -48,6 +48,12 @@ _MEDIAN_ERROR = 1.2533
 _FAR_BELOW_DB = 6.0
 
 
+_ALONE = 16.0
+"""Energy ratio (12 dB) to the largest error among the others."""
+_ALONE_SHARE = 0.05
+"""More samples than this are a kind of their own, not strays."""
+
+
 @dataclass(frozen=True)
 class Figures:
     """SQNR of every sample in dB, and which errors are below what the claim's step can show."""
@@ -58,6 +64,8 @@ class Figures:
     """SQNR with every error raised to one quantisation step: how widely samples differ beyond what the claim shows."""
     total_db: float
     """SQNR of all samples together, less the worst one: a single sample is an outlier, not the noise."""
+    error: Floats
+    """Mean square error of every sample."""
 
     @property
     def judged_db(self) -> Floats:
@@ -76,6 +84,7 @@ def figures(reference: Array, candidate: Array, quantum: float) -> Figures:
         below_floor=error <= (_FLOOR_QUANTA * quantum) ** 2,
         floored_db=energy_ratio_db(signal, np.maximum(error, quantum**2)),
         total_db=_total_db(signal, error, quantum),
+        error=error,
     )
 
 
@@ -187,6 +196,8 @@ def check_outlier(found: Figures, claim: Claim, odds_moved: Floats | None = None
     """
     judged = found.judged_db
     low = judged < claim.worst_db
+    if not claim.calibrated:
+        low |= _alone(found) & (True if odds_moved is None else odds_moved > claim.odds_moved)
     if not low.any() or (claim.calibrated and len(judged) < _MIN_OUTLIER_N):
         return None
     if claim.calibrated:
@@ -198,6 +209,17 @@ def check_outlier(found: Figures, claim: Claim, odds_moved: Floats | None = None
     worst = int(places[np.argmin(judged[places])])
     reason = f"{places.size} samples stand out, the worst is {worst} with {_words(float(judged[worst]))}"
     return Finding(ParityCheck.OUTLIER, f"{reason}; the median sample has {_words(float(np.median(found.sqnr_db)))}")
+
+
+def _alone(found: Figures) -> Flags:
+    """Tell the few samples that are far below the others' spread and whose error exceeds every other's by 12 dB.
+
+    Both together: a quiet sample has a low SQNR and a small error, a loud one a large error and the others' SQNR.
+    """
+    low: Flags = found.judged_db < _expected_low_db(found.floored_db)
+    if not 0 < np.count_nonzero(low) <= _ALONE_SHARE * len(low) or len(low) < _MIN_OUTLIER_N:
+        return np.zeros_like(low)
+    return low & (found.error > _ALONE * float(found.error[~low].max(initial=0.0)))
 
 
 def _expected_low_db(sqnr_db: Floats) -> float:

@@ -58,3 +58,24 @@ def test_frames_of_a_recording_that_are_alike_do_not_leak() -> None:
     reference = 0.1 * rng.normal(0, 1, (400, 6)).cumsum(axis=0)
     rounded = np.round(reference * 40) / 40
     assert compare_outputs({"y": reference}, {"y": rounded}, precision="int8", task=None).failed_check is None
+
+
+def test_one_foreign_answer_among_halves_stands_out_though_it_keeps_the_claims_worst_case() -> None:
+    rng = np.random.default_rng(33)
+    reference = 14.0 + rng.normal(0, 0.4, (300, 4))
+    candidate = reference.astype(np.float16).astype(np.float64)
+    assert compare_outputs({"y": reference}, {"y": candidate}, precision="fp16", task=None).failed_check is None
+    candidate[150] = reference[147]
+    found = compare_outputs({"y": reference}, {"y": candidate}, precision="fp16", task=None)
+    assert found.failed_check in {ParityCheck.OUTLIER, ParityCheck.REPEAT}, found
+    assert found.worst_sqnr_db is not None
+    assert found.worst_sqnr_db > 30
+
+
+def test_a_quiet_and_a_loud_sample_among_halves_do_not_stand_out() -> None:
+    rng = np.random.default_rng(34)
+    reference = rng.normal(0, 1, (300, 16))
+    reference[20] *= 1e-3
+    reference[21] *= 50.0
+    candidate = (reference + rng.normal(0, 2e-4, reference.shape)).astype(np.float16)
+    assert compare_outputs({"y": reference}, {"y": candidate}, precision="fp16", task=None).failed_check is None
