@@ -23,7 +23,9 @@ _ORT = (
     _ORT_OPENED
     + """feeds = {{}}
 {feeds}
-for name, value in zip([output.name for output in session.get_outputs()], session.run(None, feeds)):
+outputs = dict(zip([output.name for output in session.get_outputs()], session.run(None, feeds)))
+outputs = {{{outputs}}}
+for name, value in outputs.items():
     print(name, value.shape, value.ravel()[:8])
 """
 )
@@ -48,9 +50,10 @@ interpreter.allocate_tensors()
 for name, value in feeds.items():
     interpreter.set_tensor(details[name], value)
 interpreter.invoke()
-for detail in interpreter.get_output_details():
-    value = interpreter.get_tensor(detail["index"])
-    print(detail["name"], value.shape, value.ravel()[:8])
+outputs = {{each["name"]: interpreter.get_tensor(each["index"]) for each in interpreter.get_output_details()}}
+outputs = {{{outputs}}}
+for name, value in outputs.items():
+    print(name, value.shape, value.ravel()[:8])
 """
 )
 
@@ -62,6 +65,7 @@ for i in range(len(sequences)):
         feeds.update(state)
 """
 _STEP_DONE = """    {state}
+    outputs = {{{outputs}}}
     print(i, *(outputs[name].ravel()[:8] for name in {answers}))
 """
 
@@ -127,7 +131,8 @@ def script(document: ArtifactDocument) -> str:
     stateless, stateful = templates
     if document.io.state:
         return stateful.format(model=model.name, **_steps(document.io))
-    return stateless.format(model=model.name, feeds="\n".join(_feeds(document.io, ":1")))
+    feeds = "\n".join(_feeds(document.io, ":1"))
+    return stateless.format(model=model.name, feeds=feeds, outputs=_outputs(document.io))
 
 
 def _steps(io: IoContract) -> dict[str, str]:
@@ -138,14 +143,21 @@ def _steps(io: IoContract) -> dict[str, str]:
         f"{inputs[given].name!r}: {_moved(f'outputs[{outputs[name].name!r}]', outputs[name].axes, inputs[given].axes)}"
         for name, given in io.state.items()
     ]
-    answers = [each.name for name, each in outputs.items() if name not in io.state]
+    answers = [name for name in outputs if name not in io.state]
     one = f"np.zeros(len(samples[{first!r}]))"
     return {
         "sequences": f'sequences = samples["sequences"] if "sequences" in samples else {one}',
         "feeds": "\n    ".join(_feeds(io, "i:i + 1")),
         "state": f"state = {{{', '.join(states)}}}",
-        "answers": str(answers or [each.name for each in outputs.values()]),
+        "outputs": _outputs(io),
+        "answers": str(answers or list(outputs)),
     }
+
+
+def _outputs(io: IoContract) -> str:
+    """Return the items of a dictionary of the outputs by the source's names, in its order of axes."""
+    held = {spec.name: _held(io.output_map, spec.name) for spec in io.outputs}
+    return ", ".join(f"{name!r}: {_moved(f'outputs[{each.name!r}]', each.axes, ())}" for name, each in held.items())
 
 
 def _edges(io: IoContract) -> tuple[tuple[Mapping[str, TensorMap], tuple[str, ...]], ...]:
@@ -160,7 +172,7 @@ def _held(maps: Mapping[str, TensorMap], name: str) -> TensorMap:
 
 
 def _moved(value: str, gives: tuple[int, ...], takes: tuple[int, ...]) -> str:
-    """Return a state as an input lays it out, from how an output does: both as orders of the source's axes."""
+    """Return a tensor in another order of axes: both are orders of the source's axes, and empty is its own."""
     if gives == takes:
         return value
     source = range(len(gives or takes))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -169,6 +170,36 @@ def test_an_export_runs_with_the_plain_runtime_alone_and_gives_the_golden_output
     golden = np.load(tmp_path / "exported" / "artifact_outputs.npz")["logits"][0]
     assert f"{golden[0]:.3f}"[:5] in said
     assert len(script.read_text().splitlines()) <= 14
+
+
+def test_an_export_of_a_transposed_file_prints_the_golden_outputs_by_the_sources_names_and_axes(
+    home: Path, tmp_path: Path
+) -> None:
+    random = np.random.default_rng(4)
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["image", "w"], ["edge"]), helper.make_node("Sigmoid", ["edge"], ["kept:0"])],
+        "g",
+        [value("image", TensorProto.FLOAT, [1, 2, 4, 5])],
+        [value("edge", TensorProto.FLOAT, [1, 3, 2, 3]), value("kept:0", TensorProto.FLOAT, [1, 3, 2, 3])],
+        [onnx.numpy_helper.from_array(random.normal(size=(3, 2, 3, 3)).astype(np.float32), "w")],
+    )
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
+    source, folder = tmp_path / "edges.onnx", tmp_path / "exported"
+    source.write_bytes(made.SerializeToString())
+    [row] = built(home, source, "--variant", "tflite/cpu/fp32", "--out", tmp_path / "out")
+    assert fleet(home, "export", Path(row["file"]).parent, folder).exit_code == 0
+    held = ArtifactDocument.model_validate_json((folder / "artifact.json").read_bytes()).io.output_map
+    assert held["kept:0"].axes  # else this shows nothing
+    assert held["kept:0"].name != "kept:0"
+    run = [sys.executable, "-I", str(folder / "run.py")]
+    said = subprocess.run(run, capture_output=True, text=True, check=True, timeout=60).stdout
+    with np.load(folder / "artifact_outputs.npz") as loaded:
+        golden = dict(loaded)
+    told = re.findall(r"(\S+) \(([\d, ]+)\) \[([^]]+)\]", said)
+    assert [(name, shape) for name, shape, _ in told] == [("edge", "1, 3, 2, 3"), ("kept:0", "1, 3, 2, 3")]
+    for name, _, values in told:
+        np.testing.assert_allclose([float(each) for each in values.split()], golden[name].ravel()[:8], atol=1e-4)
 
 
 def test_an_artifact_is_exported_by_its_digest(home: Path, model: Path, tmp_path: Path) -> None:
