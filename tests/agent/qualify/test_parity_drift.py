@@ -60,14 +60,14 @@ def test_frames_of_a_recording_that_are_alike_do_not_leak() -> None:
     assert compare_outputs({"y": reference}, {"y": rounded}, precision="int8", task=None).failed_check is None
 
 
-def test_one_foreign_answer_among_halves_stands_out_though_it_keeps_the_claims_worst_case() -> None:
+def test_one_wrong_answer_among_halves_stands_out_though_it_keeps_the_claims_worst_case() -> None:
     rng = np.random.default_rng(33)
-    reference = 14.0 + rng.normal(0, 0.4, (300, 4))
+    reference = np.array([14.0, 14.0, 100.0, 60.0]) + rng.normal(0, 1, (300, 4)) * [0.6, 0.6, 20.0, 9.0]
     candidate = reference.astype(np.float16).astype(np.float64)
     assert compare_outputs({"y": reference}, {"y": candidate}, precision="fp16", task=None).failed_check is None
-    candidate[150] = reference[147]
+    candidate[150] += [0.26, -0.55, 0.29, -0.15]
     found = compare_outputs({"y": reference}, {"y": candidate}, precision="fp16", task=None)
-    assert found.failed_check in {ParityCheck.OUTLIER, ParityCheck.REPEAT}, found
+    assert found.failed_check is ParityCheck.OUTLIER, found
     assert found.worst_sqnr_db is not None
     assert found.worst_sqnr_db > 30
 
