@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
+from edgefleet_contract.coverage import CoverageSource
 from edgefleet_contract.errors import EdgefleetError
 from edgefleet_controller.compile.protocol import FaultPlace
 
@@ -37,3 +39,40 @@ class CompileFaultError(EdgefleetError):
         self.what = what
         self.at = at
         self.family = family
+
+
+@dataclass(frozen=True)
+class RefusedOperator:
+    """A node that keeps a model from being built."""
+
+    type: str
+    name: str
+    """As the node is named, or its first output where it has no name."""
+    why: str
+
+
+class OperatorsFaultError(CompileFaultError):
+    """The model cannot be used because of operators that are known.
+
+    Args:
+        what: which of the user's things is meant.
+        message: what was got and what is allowed.
+        operators: the nodes meant, at least one.
+        told_by: who refuses them, and its version.
+        next_step: what helps.
+        family: as of CompileFaultError.
+    """
+
+    def __init__(
+        self,
+        what: FaultPlace,
+        message: str,
+        operators: tuple[RefusedOperator, ...],
+        told_by: tuple[CoverageSource, str],
+        *,
+        next_step: str | None = None,
+        family: Literal["input", "unsupported"] = "input",
+    ) -> None:
+        super().__init__(what, message, next_step=next_step, family=family)
+        self.operators = operators
+        self.told_by = told_by

@@ -14,8 +14,9 @@ import onnx.numpy_helper
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # it ships no types
 
 from edgefleet_contract.artifact import ClaimedPrecision, Dim, TensorSpec
+from edgefleet_contract.coverage import CoverageSource
 from edgefleet_controller.compile import onnx_graph
-from edgefleet_controller.compile.fault import CompileFaultError, one_line
+from edgefleet_controller.compile.fault import CompileFaultError, OperatorsFaultError, RefusedOperator, one_line
 from edgefleet_controller.compile.onnx_graph import STANDARD_DOMAINS, all_nodes, all_tensors, inner_graphs, opset_of
 from edgefleet_controller.compile.protocol import ModelRecord
 
@@ -58,6 +59,17 @@ def load(path: Path) -> onnx.ModelProto:
     except (onnx.checker.ValidationError, ValueError, UnicodeDecodeError) as error:
         raise _fault(f"is not a valid ONNX model: {one_line(error, 400)}") from error
     return model
+
+
+def nodes_of(path: Path) -> tuple[onnx.NodeProto, ...]:
+    """Return the nodes of a file's main graph as the file lists them, whether or not their operators are known.
+
+    Raises:
+        CompileFaultError: no such file, empty, too large, truncated, or not ONNX.
+    """
+    model = _parse(_read(path))
+    _check_names(model)
+    return tuple(model.graph.node)
 
 
 def record(model: onnx.ModelProto, source: str) -> ModelRecord:
@@ -245,22 +257,30 @@ def _find_shapes(model: onnx.ModelProto) -> None:
 def _check_operators(model: onnx.ModelProto) -> None:
     own = {(function.domain, function.name) for function in model.functions}
     opset = opset_of(model)
+    unknown: list[RefusedOperator] = []
     for count, node in enumerate(all_nodes(model.graph)):
         if count >= MAX_NODES:
             raise _fault(f"has more than {MAX_NODES} nodes")
         if (node.domain, node.op_type) in own:
             continue
         if node.domain not in _RUNTIME_DOMAINS:
-            raise _unknown_operator(node, f"custom domain {node.domain!r}")
-        if node.domain in STANDARD_DOMAINS and not onnx.defs.has(node.op_type, max_inclusive_version=opset):
-            raise _unknown_operator(node, f"unknown in opset {opset}")
+            unknown.append(_unknown_operator(node, f"custom domain {node.domain!r}"))
+        elif node.domain in STANDARD_DOMAINS and not onnx.defs.has(node.op_type, max_inclusive_version=opset):
+            unknown.append(_unknown_operator(node, f"unknown in opset {opset}"))
+    if unknown:
+        first = unknown[0]
+        raise OperatorsFaultError(
+            "source",
+            f"has node {first.name!r} with operator {first.type!r}: {first.why}",
+            tuple(unknown),
+            (CoverageSource.STATIC_TABLE, f"onnx {onnx.__version__}"),
+            next_step="export the model with standard ONNX operators only",
+        )
 
 
-def _unknown_operator(node: onnx.NodeProto, why: str) -> CompileFaultError:
-    name = node.name or (node.output[0] if node.output else "?")
-    return _fault(
-        f"has node {name!r} with operator {node.op_type!r} ({why}), which ONNX Runtime does not have",
-        "export the model with standard ONNX operators only",
+def _unknown_operator(node: onnx.NodeProto, why: str) -> RefusedOperator:
+    return RefusedOperator(
+        node.op_type, node.name or (node.output[0] if node.output else "?"), f"ONNX Runtime does not have it ({why})"
     )
 
 

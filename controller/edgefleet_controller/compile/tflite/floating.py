@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from importlib.metadata import version
 
 import onnx
 
 from edgefleet_contract.artifact import TensorMap
+from edgefleet_contract.coverage import CoverageSource
 from edgefleet_controller.compile import rewrite, session
-from edgefleet_controller.compile.fault import CompileFaultError
+from edgefleet_controller.compile.fault import CompileFaultError, OperatorsFaultError, RefusedOperator
 from edgefleet_controller.compile.npz import Array, Arrays
 from edgefleet_controller.compile.onnx_graph import with_constants
 from edgefleet_controller.compile.rewrite import branches, library
@@ -101,6 +103,7 @@ def make(model: onnx.ModelProto, feeds: Sequence[Arrays], *, for_integers: bool 
     wrong = False
     failures: list[str] = []
     missing: list[str] = []
+    lacks: list[tuple[str, ...]] = []
     refusals: list[str] = []
     done, prepared = library.apply(fixed, (), library.INTEGER_RULES)[::-1] if for_integers else ((), fixed)
     done = (*([named(branches.NAME, branches_n)] if branches_n else []), *done)
@@ -110,11 +113,13 @@ def make(model: onnx.ModelProto, feeds: Sequence[Arrays], *, for_integers: bool 
         except (ConversionError, RefusedError, WrongError) as error:
             logger.info("attempt with %s failed: %s", attempt.rewrites or "no rewrites", error)
             failures.append(str(error))
-            missing += [each.partition(" ")[0] for each in getattr(error, "operators", ())]
+            lacking: tuple[str, ...] = getattr(error, "operators", ())
+            missing += [each.partition(" ")[0] for each in lacking]
+            lacks += [lacking] if lacking else []
             wrong = wrong or isinstance(error, WrongError)
     feed = {other: probes.feeds[0][names[other]] for other in (value.name for value in fixed.graph.input)}
     culprit = blame.first_wrong(fixed, feed) if wrong and not missing else None
-    raise _unsupported(failures, refusals, missing, culprit)
+    raise _unsupported(failures, refusals, _always(lacks), culprit)
 
 
 def _probes(model: onnx.ModelProto, feeds: Sequence[Arrays], frozen: Collection[str]) -> Probes:
@@ -264,16 +269,24 @@ def _output_map(name: str, in_file: str, made: Mapping[str, list[Array]], probes
     raise WrongError(f"the conversion computes output {name!r} wrongly: {why}")
 
 
+def _always(lacks: Sequence[tuple[str, ...]]) -> tuple[RefusedOperator, ...]:
+    """Return the operators that every attempt lacked which lacked any; those of the first where that is none."""
+    first = lacks[0] if lacks else ()
+    kept = tuple(each for each in first if all(each in other for other in lacks)) or first
+    pairs = ((kind, name) for kind, _, name in (each.partition(" ") for each in kept))
+    return tuple(RefusedOperator(kind, name, "onnx2tf has no TFLite operators for it") for kind, name in pairs)
+
+
 def _unsupported(
-    failures: list[str], refusals: list[str], missing: list[str], culprit: str | None
+    failures: list[str], refusals: list[str], missing: tuple[RefusedOperator, ...], culprit: str | None
 ) -> CompileFaultError:
     first, *others = dict.fromkeys([*failures, *refusals])
     named = ", or export the model without the named operator" if missing or refusals or culprit else ""
     first += f"; the first node that comes out wrong: {culprit}" if culprit else ""
     tried = f"; other ways failed too: {others[-1]}" if others else ""
-    return CompileFaultError(
-        "variant",
-        f"no TFLite file computes what this model computes: {first}{tried}",
-        family="unsupported",
-        next_step=f"use another runtime's variant{named}",
-    )
+    message = f"no TFLite file computes what this model computes: {first}{tried}"
+    step = f"use another runtime's variant{named}"
+    if missing:
+        told_by = (CoverageSource.VENDOR_PARSER, f"onnx2tf {version('onnx2tf')}")
+        return OperatorsFaultError("variant", message, missing, told_by, family="unsupported", next_step=step)
+    return CompileFaultError("variant", message, family="unsupported", next_step=step)
