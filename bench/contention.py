@@ -20,10 +20,10 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from bench.conditions import conditions, go_first
-from edgefleet_agent.qualify.clocks import real_clocks
-from edgefleet_agent.qualify.latency import Start, measured_run
-from edgefleet_agent.qualify.latency_loop import Samples
-from edgefleet_agent.qualify.latency_result import Run, latency_result
+from edgefleet_agent.qualify.latency.clocks import real_clocks
+from edgefleet_agent.qualify.latency.loop import Samples
+from edgefleet_agent.qualify.latency.result import Run, latency_result
+from edgefleet_agent.qualify.latency.run import Start, measured_run
 from edgefleet_agent.tasks import open_model
 from edgefleet_contract.evidence import LatencyVerdict
 from edgefleet_contract.job import LatencyBudget

@@ -12,7 +12,7 @@ import statistics
 from collections.abc import Callable
 
 from bench.conditions import conditions
-from edgefleet_agent.qualify.energy import Estimate, Window, power_energy
+from edgefleet_agent.qualify.energy.estimate import Estimate, Window, power_energy
 from edgefleet_agent.sensors.reader import Row
 from edgefleet_agent.sensors.sampler import SamplerClock, Trace, sample
 

@@ -21,8 +21,8 @@ from onnx import TensorProto, helper
 
 from bench.conditions import conditions, go_first
 from bench.loadgen import single_stream_ns
-from edgefleet_agent.qualify.clocks import real_clocks
-from edgefleet_agent.qualify.latency_loop import Samples, no_collection, take
+from edgefleet_agent.qualify.latency.clocks import real_clocks
+from edgefleet_agent.qualify.latency.loop import Samples, no_collection, take
 from edgefleet_agent.tasks import open_model
 
 ROUNDS_N = int(os.environ.get("BENCH_ROUNDS", "9"))

@@ -16,7 +16,7 @@ from scipy.signal import lfilter
 from scipy.stats import norm
 
 from bench.conditions import conditions
-from edgefleet_agent.qualify.stats import interval_ranks, quantile_interval
+from edgefleet_agent.qualify.latency.stats import interval_ranks, quantile_interval
 
 SEEDS_N = int(os.environ.get("BENCH_SEEDS", "1000"))
 SIZES = (2000, 5000)

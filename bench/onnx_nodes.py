@@ -96,7 +96,7 @@ def _case(case: NodeTest) -> Case:
 
 def as_exported(case: Case) -> tuple[onnx.ModelProto, dict[str, Any]]:
     """Return the model with its parameters as constants, and the inputs that are left; one is left in any case."""
-    from edgefleet_controller.compile.onnx_graph import with_constants
+    from edgefleet_controller.compile.graph.onnx_graph import with_constants
 
     node = case.model.graph.node[0]
     version = next((each.version for each in case.model.opset_import if each.domain == node.domain), 1)
@@ -116,8 +116,8 @@ def as_exported(case: Case) -> tuple[onnx.ModelProto, dict[str, Any]]:
 
 def run(case: Case) -> Outcome:
     """Convert a case to TFLite and say what became of it."""
-    from edgefleet_controller.compile import session
     from edgefleet_controller.compile.fault import CompileFaultError
+    from edgefleet_controller.compile.ort import session
     from edgefleet_controller.compile.tflite import floating
     from edgefleet_controller.compile.tflite.interpreter import Interpreter
 
@@ -143,7 +143,7 @@ def _judged(case: Case, got: Mapping[str, Any], reference: Mapping[str, Any]) ->
         return MATCH
     if _close(case, got, reference):
         return AS_SOURCE  # ONNX Runtime itself differs from ONNX's expectation
-    from edgefleet_agent.qualify.parity import compare_outputs
+    from edgefleet_agent.qualify.parity.compare import compare_outputs
     from edgefleet_contract.evidence import ParityVerdict
 
     batched = [{name: np.asarray(array)[None] for name, array in outputs.items()} for outputs in (reference, got)]
@@ -163,8 +163,8 @@ def _close(case: Case, got: Mapping[str, Any], wanted: Mapping[str, Any]) -> boo
 
 
 def _ort_same(model: onnx.ModelProto, feeds: Mapping[str, Any], reference: Mapping[str, Any]) -> bool:
-    from edgefleet_controller.compile import session
-    from edgefleet_controller.compile.ort import save_plain
+    from edgefleet_controller.compile.ort import session
+    from edgefleet_controller.compile.ort.target import save_plain
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model.onnx")

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from bench.conditions import conditions
 from bench.parity_corpus import Case, corpus
-from edgefleet_agent.qualify.parity import compare_outputs
+from edgefleet_agent.qualify.parity.compare import compare_outputs
 from edgefleet_contract.evidence import ParityVerdict, Task
 
 Gate = Callable[[Case], bool]

@@ -22,12 +22,15 @@ from bench import minilm
 from bench.conditions import conditions
 from edgefleet_contract.artifact import InputTransform
 from edgefleet_contract.evidence import Task
-from edgefleet_controller.compile import calibrate, npz, ort, ort_probe
-from edgefleet_controller.compile.calibrate_judge import open_judge
+from edgefleet_controller.compile import npz
 from edgefleet_controller.compile.fault import CompileFaultError
-from edgefleet_controller.compile.ingest import ingest
+from edgefleet_controller.compile.ingest.model import ingest
 from edgefleet_controller.compile.npz import Array
+from edgefleet_controller.compile.ort import probe as ort_probe
+from edgefleet_controller.compile.ort import target as ort
 from edgefleet_controller.compile.protocol import BuildRequest, IngestAnswer, IngestRequest, SamplesFile
+from edgefleet_controller.compile.quantise import calibrate
+from edgefleet_controller.compile.quantise.judge import open_judge
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "manifests" / "examples"

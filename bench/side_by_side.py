@@ -16,7 +16,7 @@ from pathlib import Path
 
 from bench.conditions import go_first
 from edgefleet_agent.outputs import Feeder, make_feeder, run_samples
-from edgefleet_agent.qualify.parity import compare_outputs
+from edgefleet_agent.qualify.parity.compare import compare_outputs
 from edgefleet_agent.runtimes.base import Session
 from edgefleet_agent.runtimes.mapped import mapped
 from edgefleet_agent.samples import Samples, load_samples

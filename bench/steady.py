@@ -17,8 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.signal import lfilter
 
-from edgefleet_agent.qualify.steady import BLOCK_N, TraceKind, classify
-from edgefleet_agent.qualify.wander import level_of
+from edgefleet_agent.qualify.latency.steady import BLOCK_N, TraceKind, classify
+from edgefleet_agent.qualify.latency.wander import level_of
 
 SAMPLES_N = 2000
 BASE_NS = 1e6

@@ -24,7 +24,7 @@ from edgefleet_contract.evidence import Bisection, BisectStatus, ParityCheck, Pa
 from edgefleet_contract.job import CompareAnswer, CompareJob
 
 if TYPE_CHECKING:
-    from edgefleet_agent.qualify.parity_claim import NoiseModel
+    from edgefleet_agent.qualify.parity.claim import NoiseModel
 
 _ZIP_MAGIC = b"PK\x03\x04"
 _LABELLED_TASKS = {None, Task.CLASSIFICATION}
@@ -50,7 +50,7 @@ def compare(job: CompareJob) -> CompareAnswer:
     Raises:
         UserInputError: files are missing, of two kinds, or do not fit.
     """
-    from edgefleet_agent.qualify.parity import infer_task
+    from edgefleet_agent.qualify.parity.compare import infer_task
 
     reference, candidate = Path(job.reference), Path(job.candidate)
     kinds = {_is_npz(reference), _is_npz(candidate)}
@@ -81,7 +81,7 @@ def compare(job: CompareJob) -> CompareAnswer:
 
 
 def _judge(job: CompareJob, pair: Pair, precision: ClaimedPrecision, task: Task | None) -> ParityResult:
-    from edgefleet_agent.qualify.parity import compare_outputs
+    from edgefleet_agent.qualify.parity.compare import compare_outputs
 
     return compare_outputs(
         pair.reference,
@@ -105,7 +105,7 @@ def _second_chance(job: CompareJob, pair: Pair, judged: _Judged, task: Task | No
 
     Without the lean of the whole they must pass as an int8's, so that nothing else is excused.
     """
-    from edgefleet_agent.qualify.parity_shown import may_be_int4, shown_precision, straightened
+    from edgefleet_agent.qualify.parity.shown import may_be_int4, shown_precision, straightened
 
     precision, _, parity = judged
     _, shown_db = shown_precision(pair.reference, pair.candidate)
@@ -124,7 +124,7 @@ def _second_chance(job: CompareJob, pair: Pair, judged: _Judged, task: Task | No
 
 def _claim_of_outputs(job: CompareJob, pair: Pair) -> tuple[ClaimedPrecision, tuple[str, ...]]:
     """Return what outputs are held to, and how that was told where nobody said it."""
-    from edgefleet_agent.qualify.parity_shown import shown_precision
+    from edgefleet_agent.qualify.parity.shown import shown_precision
 
     if job.precision is not None:
         return job.precision, ()
@@ -135,7 +135,7 @@ def _claim_of_outputs(job: CompareJob, pair: Pair) -> tuple[ClaimedPrecision, tu
 
 def _bisect(job: CompareJob, precision: str, *, of_outputs: bool) -> Bisection:
     """Look for the operator at fault, whatever the verdict: a fault may hide inside the claim's tolerance."""
-    from edgefleet_agent.qualify.bisect import bisect
+    from edgefleet_agent.qualify.bisect.search import bisect
 
     if of_outputs or job.samples is None:
         reason = "two files of outputs have no operators; give the two ONNX models and --samples"
@@ -205,7 +205,7 @@ def _run_models(job: CompareJob, precision: ClaimedPrecision) -> Pair:
         theirs = without(samples, job.constants.keys() - {spec.name for spec in other.inputs})
         other = in_samples_order(other, theirs, job.preprocess) if is_tflite(candidate) else other
         right = outputs_of(other, theirs, job.preprocess, job.state)
-        from edgefleet_agent.qualify.parity_rounding import rounding_noise
+        from edgefleet_agent.qualify.parity.rounding import rounding_noise
 
         moved = (source, samples, job.preprocess, left, job.state)
         return Pair(left, right, samples.labels, noise=rounding_noise(*moved) if precision == "fp32" else None)

@@ -13,11 +13,11 @@ from edgefleet_agent.match import match_samples
 from edgefleet_agent.model_file import bare_variant, is_tflite
 from edgefleet_agent.outputs import make_feeder, run_samples
 from edgefleet_agent.preprocess import InputMismatchError
-from edgefleet_agent.qualify.clocks import real_clocks
 from edgefleet_agent.qualify.conditions import pin, read_conditions
-from edgefleet_agent.qualify.latency import Start, measure_latency
-from edgefleet_agent.qualify.latency_query import inference_errors, make_query, profile_of
-from edgefleet_agent.qualify.scenario import samples_per_query
+from edgefleet_agent.qualify.latency.clocks import real_clocks
+from edgefleet_agent.qualify.latency.query import inference_errors, make_query, profile_of
+from edgefleet_agent.qualify.latency.run import Start, measure_latency
+from edgefleet_agent.qualify.latency.scenario import samples_per_query
 from edgefleet_agent.qualify.trial import SPINNING, run_trial
 from edgefleet_agent.runtimes.base import Array, Session
 from edgefleet_agent.runtimes.mapped import mapped

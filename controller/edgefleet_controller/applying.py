@@ -30,7 +30,7 @@ from edgefleet_controller.api import (
 )
 from edgefleet_controller.build import Builder, Built, CheckedModel, NotBuilt
 from edgefleet_controller.compile.registry import buildable
-from edgefleet_controller.compile.sources import own_chains
+from edgefleet_controller.compile.sources.formats import own_chains
 from edgefleet_controller.deliveries import Deliveries, Moved
 from edgefleet_controller.planner import (
     DEFAULT_CHAINS,

@@ -37,7 +37,7 @@ from edgefleet_controller.compile.records import (
     Notes,
 )
 from edgefleet_controller.compile.registry import buildable
-from edgefleet_controller.compile.sources import refusal
+from edgefleet_controller.compile.sources.formats import refusal
 from edgefleet_controller.compile.steps import (
     REPRODUCE_COMMAND,
     ChildSteps,

@@ -11,8 +11,8 @@ from typing import Literal
 from edgefleet_contract.base import ByteCount, Digest
 from edgefleet_contract.errors import DeviceError, Location, ManifestError, UserInputError
 from edgefleet_contract.units import format_bytes
-from edgefleet_controller.compile import one_file
-from edgefleet_controller.compile.sources import hook_of, wrong_folder, wrong_source
+from edgefleet_controller.compile.sources import one_file
+from edgefleet_controller.compile.sources.formats import hook_of, wrong_folder, wrong_source
 from edgefleet_controller.load import LoadedManifest, raise_problems
 from edgefleet_controller.words import nearest, shorten
 

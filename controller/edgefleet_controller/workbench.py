@@ -25,7 +25,7 @@ from edgefleet_controller.build import Builder, BuildProgress, Built, CheckedMod
 from edgefleet_controller.compile.cache import FolderBuildCache
 from edgefleet_controller.compile.protocol import RandomSamplesRequest
 from edgefleet_controller.compile.records import Notes
-from edgefleet_controller.compile.sources import own_chains
+from edgefleet_controller.compile.sources.formats import own_chains
 from edgefleet_controller.compile.steps import ChildSteps, StepError
 from edgefleet_controller.planner import DEFAULT_CHAINS
 from edgefleet_controller.stack.home import FleetHome

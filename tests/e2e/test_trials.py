@@ -17,7 +17,7 @@ from typer.testing import CliRunner, Result
 from edgefleet_contract.artifact import InputTransform
 from edgefleet_contract.evidence import LatencyResult, LatencyVerdict
 from edgefleet_controller.cli.app import app
-from edgefleet_controller.compile import ort
+from edgefleet_controller.compile.ort import target as ort
 from edgefleet_controller.compile.protocol import BuildRequest
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]

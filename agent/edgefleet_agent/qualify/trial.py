@@ -22,16 +22,16 @@ from edgefleet_agent.qualify.artifact import (
     load_golden,
     verified_document,
 )
-from edgefleet_agent.qualify.clocks import Clocks, real_clocks
 from edgefleet_agent.qualify.conditions import pin, read_conditions, with_engine_options
-from edgefleet_agent.qualify.energy_external import measure_energy_here
-from edgefleet_agent.qualify.energy_meter import plan_for
+from edgefleet_agent.qualify.energy.external import measure_energy_here
+from edgefleet_agent.qualify.energy.meter import plan_for
+from edgefleet_agent.qualify.energy.thermal import ThermalWatch, judged, longest_wait_s
 from edgefleet_agent.qualify.findings import Findings, GateMissedError
-from edgefleet_agent.qualify.latency import Start, measure_latency
-from edgefleet_agent.qualify.latency_query import Query, inference_errors, make_query, profile_of
+from edgefleet_agent.qualify.latency.clocks import Clocks, real_clocks
+from edgefleet_agent.qualify.latency.query import Query, inference_errors, make_query, profile_of
+from edgefleet_agent.qualify.latency.run import Start, measure_latency
+from edgefleet_agent.qualify.latency.scenario import budget_for, samples_per_query
 from edgefleet_agent.qualify.memory import MemoryMeter
-from edgefleet_agent.qualify.scenario import budget_for, samples_per_query
-from edgefleet_agent.qualify.thermal import ThermalWatch, judged, longest_wait_s
 from edgefleet_agent.runtimes.base import Array, InferenceFailedError, Runtime, Session, UnsupportedError
 from edgefleet_agent.runtimes.mapped import mapped
 from edgefleet_agent.runtimes.registry import find_runtime, options_here, with_options
@@ -219,7 +219,7 @@ class _Trial:
 
     def _faithful(self, outputs: Mapping[str, Array]) -> ParityResult:
         """Compare with the source. The metric and the manifest's limits are about this question only."""
-        from edgefleet_agent.qualify.parity import compare_outputs
+        from edgefleet_agent.qualify.parity.compare import compare_outputs
 
         return compare_outputs(
             self.golden.source,
@@ -234,7 +234,7 @@ class _Trial:
 
     def _computed_right(self, outputs: Mapping[str, Array]) -> ParityResult | None:
         """Compare with what the builder got from the same artifact."""
-        from edgefleet_agent.qualify.parity import compare_outputs
+        from edgefleet_agent.qualify.parity.compare import compare_outputs
 
         if self.golden.artifact is None:
             return None

@@ -195,8 +195,8 @@ def _refuse_model_options(**given: object) -> None:
 
 def _source(file: Path) -> Path:
     """Return where a model lies: its file, or that of `module:function`. Raises UserInputError as a manifest would."""
-    from edgefleet_controller.compile import one_file
-    from edgefleet_controller.compile.sources import hook_of, wrong_folder, wrong_source
+    from edgefleet_controller.compile.sources import one_file
+    from edgefleet_controller.compile.sources.formats import hook_of, wrong_folder, wrong_source
 
     hook = hook_of(str(file))
     wrong = wrong_folder([each.name for each in file.iterdir()]) if file.is_dir() else None

@@ -49,15 +49,15 @@ def handle(request: bytes) -> bytes:
 
 def _do(asked: Asked) -> CompileAnswer:
     if isinstance(asked, IngestRequest):
-        from edgefleet_controller.compile.ingest import ingest
+        from edgefleet_controller.compile.ingest.model import ingest
 
         return ingest(asked)
     if isinstance(asked, JoinRequest):
-        from edgefleet_controller.compile.join import join
+        from edgefleet_controller.compile.sources.join import join
 
         return join(asked)
     if isinstance(asked, RandomSamplesRequest):
-        from edgefleet_controller.compile.random_samples import draw
+        from edgefleet_controller.compile.ingest.random_samples import draw
 
         return draw(asked)
     if isinstance(asked, CoverageRequest):
@@ -69,7 +69,7 @@ def _do(asked: Asked) -> CompileAnswer:
 
 def _build(asked: BuildRequest) -> BuildAnswer:
     """Build a variant, of the source or, where the target needs that, of the source with its constants bound."""
-    from edgefleet_controller.compile import plain_source
+    from edgefleet_controller.compile.graph import plain_source
 
     asked = plain_source.plain(asked)
     if asked.constants:
@@ -82,7 +82,7 @@ def _build(asked: BuildRequest) -> BuildAnswer:
 
 def _widened(asked: BuildRequest) -> BuildAnswer:
     """Build a variant, of a float32 copy of the source where the source is float16 and the target knows none."""
-    from edgefleet_controller.compile import halves
+    from edgefleet_controller.compile.graph import halves
 
     module = importlib.import_module(_module_of(asked))
     given = halves.widened(asked)

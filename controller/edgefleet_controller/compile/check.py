@@ -18,7 +18,7 @@ from edgefleet_controller.compile.key import check_key, keras_versions, tool_ver
 from edgefleet_controller.compile.locks import locked
 from edgefleet_controller.compile.protocol import IngestRequest, SamplesFile
 from edgefleet_controller.compile.records import CheckedModel
-from edgefleet_controller.compile.sources import FILE_NAMES, format_of, hook_of, is_torch
+from edgefleet_controller.compile.sources.formats import FILE_NAMES, format_of, hook_of, is_torch
 from edgefleet_controller.compile.steps import StepError, Steps, keep_for_reproduction
 
 SAMPLES_FILE = "samples.npz"

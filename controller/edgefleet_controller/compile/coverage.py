@@ -10,13 +10,14 @@ import onnx
 from edgefleet_contract.base import clip_reason
 from edgefleet_contract.coverage import Coverage, CoverageSource, OperatorCoverage, Placed
 from edgefleet_contract.variant import Variant, parse_variant
-from edgefleet_controller.compile import onnx_check, session
 from edgefleet_controller.compile.fault import CompileFaultError, OperatorsFaultError
-from edgefleet_controller.compile.onnx_graph import all_nodes
+from edgefleet_controller.compile.graph.onnx_graph import all_nodes
+from edgefleet_controller.compile.ingest import onnx_check
+from edgefleet_controller.compile.ingest.random_samples import draw
+from edgefleet_controller.compile.ort import session
 from edgefleet_controller.compile.protocol import BuildRequest, CoverageRequest, RandomSamplesRequest
-from edgefleet_controller.compile.random_samples import draw
 from edgefleet_controller.compile.registry import target_of
-from edgefleet_controller.compile.sources import TFLITE_MARK
+from edgefleet_controller.compile.sources.formats import TFLITE_MARK
 
 
 def coverage(request: CoverageRequest) -> Coverage:

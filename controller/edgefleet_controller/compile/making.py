@@ -19,7 +19,7 @@ from edgefleet_controller.compile.locks import locked
 from edgefleet_controller.compile.protocol import BuildAnswer, BuildRequest
 from edgefleet_controller.compile.records import CheckedModel, Notes
 from edgefleet_controller.compile.registry import host_variant, target_of
-from edgefleet_controller.compile.sources import FILE_NAMES, other_kernels
+from edgefleet_controller.compile.sources.formats import FILE_NAMES, other_kernels
 from edgefleet_controller.compile.steps import WORKER_ARGV, Command, StepError, Steps
 
 STEPS_N = 4

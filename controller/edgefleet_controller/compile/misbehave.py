@@ -8,7 +8,7 @@ from pathlib import Path
 
 from edgefleet_contract.faults import FAULTS
 from edgefleet_contract.variant import parse_variant
-from edgefleet_controller.compile import onnx_check
+from edgefleet_controller.compile.ingest import onnx_check
 from edgefleet_controller.compile.protocol import BuildAnswer, BuildRequest
 
 

@@ -62,7 +62,7 @@ _TFLITE_REFUSED: Mapping[str, str] = {
 
 TARGETS: Mapping[str, Target] = {
     "ort": Target(
-        f"{_MODULES}.ort",
+        f"{_MODULES}.ort.target",
         frozenset(ENGINES["ort"]),
         frozenset({"fp32", "fp16", "bf16", "int8", "int8-dynamic", "int4"}),
         ("onnx", "onnxruntime", "onnxslim", "scipy"),
@@ -79,7 +79,7 @@ TARGETS: Mapping[str, Target] = {
         refused=_TFLITE_REFUSED,
     ),
     "tensorrt": Target(
-        f"{_MODULES}.trt",
+        f"{_MODULES}.tensorrt.target",
         frozenset({"gpu", "dla"}),
         frozenset({"fp32", "fp16", "int8"}),
         ("onnx", "onnxruntime"),
@@ -87,7 +87,7 @@ TARGETS: Mapping[str, Target] = {
         refused={"dla/fp32": "DLA computes in fp16 and int8 only"},
     ),
     "tensorrt-rtx": Target(
-        f"{_MODULES}.trt_rtx",
+        f"{_MODULES}.tensorrt.rtx",
         frozenset({"gpu"}),
         frozenset({"fp32", "fp16", "int8"}),
         ("onnx", "onnxruntime", "tensorrt_rtx_bindings"),

@@ -21,7 +21,7 @@ from onnxruntime.quantization import (
     quantize_static,
 )
 
-from edgefleet_agent.qualify.parity_tensor import Array
+from edgefleet_agent.qualify.parity.tensor import Array
 
 EXAMPLES = Path(__file__).parents[3] / "manifests" / "examples"
 MODEL = EXAMPLES / "models" / "mnist_cnn_fp32.onnx"

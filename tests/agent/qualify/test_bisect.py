@@ -14,10 +14,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgefleet_agent.compare import compare
-from edgefleet_agent.qualify import bisect as bisect_module
-from edgefleet_agent.qualify.bisect import MAX_SAMPLES_N, bisect
-from edgefleet_agent.qualify.bisect_judge import TensorError, judge
-from edgefleet_agent.qualify.parity_claim import CLAIMS
+from edgefleet_agent.qualify.bisect import search as bisect_module
+from edgefleet_agent.qualify.bisect.judge import TensorError, judge
+from edgefleet_agent.qualify.bisect.search import MAX_SAMPLES_N, bisect
+from edgefleet_agent.qualify.parity.claim import CLAIMS
 from edgefleet_agent.runtimes.base import Runtime
 from edgefleet_agent.runtimes.registry import find_runtime
 from edgefleet_agent.samples import Samples, save_arrays

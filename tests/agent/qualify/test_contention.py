@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from edgefleet_agent.qualify.contention import Disturbance, judge_latency_run
-from edgefleet_agent.qualify.steady import Trace, TraceKind
-from edgefleet_agent.qualify.wander import Level
+from edgefleet_agent.qualify.latency.contention import Disturbance, judge_latency_run
+from edgefleet_agent.qualify.latency.steady import Trace, TraceKind
+from edgefleet_agent.qualify.latency.wander import Level
 from edgefleet_contract.evidence import LatencyVerdict, Percentiles, Wander
 
 FLAT = Level(Trace(TraceKind.FLAT, 0))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgefleet_agent.qualify.early_stopping import discardable, early_stopping, needed_queries
+from edgefleet_agent.qualify.latency.early_stopping import discardable, early_stopping, needed_queries
 
 loadgen: Any = pytest.importorskip("mlperf_loadgen", reason="mlcommons-loadgen installs on x86_64 only")
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgefleet_agent.qualify.energy import (
+from edgefleet_agent.qualify.energy.estimate import (
     EnergyError,
     Estimate,
     Window,

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from edgefleet_agent.qualify.energy_assess import unmeasured
-from edgefleet_agent.qualify.energy_meter import EnergyMeter, EnergyPlan, measure_energy, plan_for, run_load
+from edgefleet_agent.qualify.energy.assess import unmeasured
+from edgefleet_agent.qualify.energy.meter import EnergyMeter, EnergyPlan, measure_energy, plan_for, run_load
 from edgefleet_agent.sensors.files import SensorFileError
 from edgefleet_agent.sensors.probe import Sensors, probe
 from edgefleet_agent.sensors.rails import Call, Rail, Total

@@ -81,7 +81,7 @@ def test_a_trial_on_a_hot_device_waits_until_it_is_cool_and_tells_the_phases_of_
     slept: list[float] = []
     monkeypatch.setattr("edgefleet_agent.qualify.trial.time.sleep", slept.append)
     monkeypatch.setattr("edgefleet_agent.qualify.trial.probe", lambda: sensors_that_see(hot, hot, hot, cool))
-    monkeypatch.setattr("edgefleet_agent.qualify.latency_measuring.LOOK_NS", 1_000_000)
+    monkeypatch.setattr("edgefleet_agent.qualify.latency.measuring.LOOK_NS", 1_000_000)
     thermal = run_trial(QualifyJob(artifact_dir=str(golden_artifact), latency=BUDGET)).thermal
     assert thermal is not None
     assert (slept, thermal.waited_s, thermal.start_c) == ([1.0, 1.0, 1.0], 3.0, 60.0)

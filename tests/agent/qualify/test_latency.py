@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hdrh.histogram import HdrHistogram
 
-from edgefleet_agent.qualify.clocks import (
+from edgefleet_agent.qualify.latency.clocks import (
     Clocks,
     CpuAccounts,
     read_accounts,
@@ -20,8 +20,8 @@ from edgefleet_agent.qualify.clocks import (
     run_delay_reader,
     wait_until,
 )
-from edgefleet_agent.qualify.latency import Start, is_steady, measure_latency
-from edgefleet_agent.qualify.latency_loop import Samples
+from edgefleet_agent.qualify.latency.loop import Samples
+from edgefleet_agent.qualify.latency.run import Start, is_steady, measure_latency
 from edgefleet_contract.evidence import LatencyResult, LatencyVerdict, StopReason
 from edgefleet_contract.job import LatencyBudget
 

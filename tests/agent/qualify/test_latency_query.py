@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from edgefleet_agent.outputs import Feeder
-from edgefleet_agent.qualify.latency_query import make_query, profile_of
+from edgefleet_agent.qualify.latency.query import make_query, profile_of
 from edgefleet_agent.runtimes.base import Feeds, InferenceFailedError
 from edgefleet_agent.samples import Samples
 from edgefleet_contract.artifact import Dim, TensorSpec

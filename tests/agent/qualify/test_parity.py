@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgefleet_agent.qualify.parity import NoiseModel, compare_outputs, infer_task, noise_model, top1_metric
+from edgefleet_agent.qualify.parity.compare import NoiseModel, compare_outputs, infer_task, noise_model, top1_metric
 from edgefleet_contract.accept import MetricAccept, ParityAccept
 from edgefleet_contract.errors import UserInputError
 from edgefleet_contract.evidence import ParityCheck, ParityResult, ParityVerdict, Task

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgefleet_agent.qualify.parity import compare_outputs
-from edgefleet_agent.qualify.parity_tensor import Floats
+from edgefleet_agent.qualify.parity.compare import compare_outputs
+from edgefleet_agent.qualify.parity.tensor import Floats
 from edgefleet_contract.evidence import ParityVerdict, Task
 
 HEADS = ("logits", "probabilities", "detection", "embedding", "segmentation", "regression", "sequence", "score")

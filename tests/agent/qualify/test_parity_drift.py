@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgefleet_agent.qualify.parity import compare_outputs
+from edgefleet_agent.qualify.parity.compare import compare_outputs
 from edgefleet_contract.evidence import ParityCheck, ParityResult
 
 Array = np.ndarray[Any, Any]

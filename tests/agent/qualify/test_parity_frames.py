@@ -7,8 +7,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from edgefleet_agent.qualify.parity import compare_outputs
-from edgefleet_agent.qualify.parity_tensor import Floats
+from edgefleet_agent.qualify.parity.compare import compare_outputs
+from edgefleet_agent.qualify.parity.tensor import Floats
 from edgefleet_contract.evidence import ParityCheck
 
 

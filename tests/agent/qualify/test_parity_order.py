@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgefleet_agent.qualify.parity import compare_outputs
+from edgefleet_agent.qualify.parity.compare import compare_outputs
 from edgefleet_contract.evidence import ParityCheck, Task
 
 

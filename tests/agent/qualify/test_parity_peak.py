@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgefleet_agent.qualify.parity_claim import CLAIMS
-from edgefleet_agent.qualify.parity_peak import check_band_peak, check_top_k
-from edgefleet_agent.qualify.parity_tensor import Floats, Pair, pair_of
+from edgefleet_agent.qualify.parity.claim import CLAIMS
+from edgefleet_agent.qualify.parity.peak import check_band_peak, check_top_k
+from edgefleet_agent.qualify.parity.tensor import Floats, Pair, pair_of
 from edgefleet_contract.evidence import ParityCheck, Task
 
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from bench.parity_corpus import corpus
-from edgefleet_agent.qualify.parity import compare_outputs
-from edgefleet_agent.qualify.parity_claim import CLAIMS
-from edgefleet_agent.qualify.parity_tensor import pair_of
+from edgefleet_agent.qualify.parity.claim import CLAIMS
+from edgefleet_agent.qualify.parity.compare import compare_outputs
+from edgefleet_agent.qualify.parity.tensor import pair_of
 from edgefleet_contract.accept import MetricAccept, MetricKind, ParityAccept
 from edgefleet_contract.errors import UserInputError
 from edgefleet_contract.evidence import ParityCheck, ParityVerdict, Task

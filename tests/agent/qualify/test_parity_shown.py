@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgefleet_agent.qualify.parity import compare_outputs
-from edgefleet_agent.qualify.parity_shown import shown_precision
-from edgefleet_agent.qualify.parity_tensor import Floats
+from edgefleet_agent.qualify.parity.compare import compare_outputs
+from edgefleet_agent.qualify.parity.shown import shown_precision
+from edgefleet_agent.qualify.parity.tensor import Floats
 from edgefleet_contract.evidence import ParityCheck, ParityVerdict, Task
 
 NOISE = {"fp32": 1e-7, "fp16": 3e-4, "int8": 0.03}

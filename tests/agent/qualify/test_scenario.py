@@ -7,10 +7,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from edgefleet_agent.qualify import latency_measuring
-from edgefleet_agent.qualify.clocks import Clocks, CpuAccounts
-from edgefleet_agent.qualify.latency import Start, measure_latency
-from edgefleet_agent.qualify.scenario import budget_for, poisson_arrivals_ns, samples_per_query, schedule
+from edgefleet_agent.qualify.latency import measuring as latency_measuring
+from edgefleet_agent.qualify.latency.clocks import Clocks, CpuAccounts
+from edgefleet_agent.qualify.latency.run import Start, measure_latency
+from edgefleet_agent.qualify.latency.scenario import budget_for, poisson_arrivals_ns, samples_per_query, schedule
 from edgefleet_contract.accept import LatencyAccept, Scenario
 from edgefleet_contract.evidence import LatencyResult, LatencyVerdict
 from edgefleet_contract.job import LatencyBudget
@@ -117,7 +117,7 @@ def test_only_scheduled_scenarios_have_a_schedule_and_it_is_bounded() -> None:
 
 
 def test_queries_behind_a_preempted_one_are_disturbed_as_well() -> None:
-    from edgefleet_agent.qualify.latency_loop import Samples
+    from edgefleet_agent.qualify.latency.loop import Samples
 
     late_ns = np.array([0, 0, 5 * MS, 3 * MS, 0, 0])
     due_ns = np.array([0, 20, 25, 37, 51, 100]) * MS

@@ -12,7 +12,7 @@ from scipy.signal import lfilter
 from scipy.special import betainc
 from scipy.stats import beta, norm, t
 
-from edgefleet_agent.qualify.stats import (
+from edgefleet_agent.qualify.latency.stats import (
     block_medians,
     effective_n,
     interval_ranks,
@@ -21,7 +21,7 @@ from edgefleet_agent.qualify.stats import (
     percentiles,
     quantile_interval,
 )
-from edgefleet_agent.qualify.stats_beta import beta_cdf, student_975
+from edgefleet_agent.qualify.latency.stats_beta import beta_cdf, student_975
 
 
 @pytest.mark.parametrize(("quantile", "expected"), [(0.5, 50), (0.95, 95), (0.99, 99), (0.001, 1), (1.0, 100)])

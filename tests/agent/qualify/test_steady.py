@@ -9,7 +9,7 @@ import pytest
 import ruptures
 
 from bench.steady import CLASSES
-from edgefleet_agent.qualify.steady import BLOCK_N, MOST_BLOCKS, TraceKind, change_points, classify, noise
+from edgefleet_agent.qualify.latency.steady import BLOCK_N, MOST_BLOCKS, TraceKind, change_points, classify, noise
 
 SEEDS = range(1000, 1020)
 

@@ -9,8 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from edgefleet_agent.qualify.thermal import START_C, ThermalWatch, compare, judged, start_limit_c, wait_until_cool
-from edgefleet_agent.qualify.thermal_phases import ThermalPoint, label_phases
+from edgefleet_agent.qualify.energy.thermal import (
+    START_C,
+    ThermalWatch,
+    compare,
+    judged,
+    start_limit_c,
+    wait_until_cool,
+)
+from edgefleet_agent.qualify.energy.thermal_phases import ThermalPoint, label_phases
 from edgefleet_agent.sensors.probe import probe
 from edgefleet_agent.sensors.thermal import Thermal
 from edgefleet_contract.evidence import LatencyResult, LatencyVerdict, Phase, ThermalResult

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgefleet_agent.qualify.latency import measure_latency
+from edgefleet_agent.qualify.latency.run import measure_latency
 from edgefleet_agent.qualify.trial import release_of, run_trial
 from edgefleet_agent.samples import load_arrays, save_arrays
 from edgefleet_contract.accept import (

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from bench.steady import WANDERS, moving
-from edgefleet_agent.qualify.latency_loop import Samples
-from edgefleet_agent.qualify.latency_measuring import seen_enough, wants_time
-from edgefleet_agent.qualify.steady import TraceKind, classify
-from edgefleet_agent.qualify.wander import Level, level_of, wander_of
+from edgefleet_agent.qualify.latency.loop import Samples
+from edgefleet_agent.qualify.latency.measuring import seen_enough, wants_time
+from edgefleet_agent.qualify.latency.steady import TraceKind, classify
+from edgefleet_agent.qualify.latency.wander import Level, level_of, wander_of
 
 RECORDED_MS = [
     3.91,

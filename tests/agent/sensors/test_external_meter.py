@@ -13,8 +13,8 @@ import pytest
 
 from edgefleet_agent.config import ConfigError, add_meter_option, meter_environment
 from edgefleet_agent.jobs import run_job
-from edgefleet_agent.qualify.energy_external import measure_energy_here
-from edgefleet_agent.qualify.energy_meter import EnergyPlan
+from edgefleet_agent.qualify.energy.external import measure_energy_here
+from edgefleet_agent.qualify.energy.meter import EnergyPlan
 from edgefleet_agent.sensors.external import METER_VARIABLE, ExternalMeter, opened_meter
 from edgefleet_agent.sensors.files import SensorFileError
 from edgefleet_agent.sensors.probe import Sensors

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from edgefleet_agent.qualify.energy_meter import EnergyMeter
+from edgefleet_agent.qualify.energy.meter import EnergyMeter
 from edgefleet_agent.sensors.external import Statistics, meter_total, statistics_from
 from edgefleet_agent.sensors.files import SensorFileError
 from edgefleet_agent.sensors.nvml import Handle, find_nvml, find_nvml_within

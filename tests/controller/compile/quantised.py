@@ -10,8 +10,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from edgefleet_controller.compile import npz
+from edgefleet_controller.compile.ort.session import Session
 from edgefleet_controller.compile.protocol import BuildRequest
-from edgefleet_controller.compile.session import Session
 
 Model = onnx.ModelProto
 

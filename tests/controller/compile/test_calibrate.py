@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from onnx import TensorProto, numpy_helper
 
 from edgefleet_contract.artifact import TensorSpec
-from edgefleet_controller.compile import calibrate, session
-from edgefleet_controller.compile.calibrate_judge import Judge
-from edgefleet_controller.compile.calibrate_qdq import QdqLayout, is_transformer, layers
-from edgefleet_controller.compile.calibrate_ranges import BINS_N, METHODS, Observed, float_tensors, observe
 from edgefleet_controller.compile.fault import CompileFaultError
+from edgefleet_controller.compile.ort import session
+from edgefleet_controller.compile.quantise import calibrate
+from edgefleet_controller.compile.quantise.judge import Judge
+from edgefleet_controller.compile.quantise.qdq import QdqLayout, is_transformer, layers
+from edgefleet_controller.compile.quantise.ranges import BINS_N, METHODS, Observed, float_tensors, observe
 
 IMAGE = TensorSpec(name="image", dtype="float32", shape=("n", 8, 8, 8))
 

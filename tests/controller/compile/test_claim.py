@@ -10,8 +10,8 @@ import onnx
 import pytest
 from onnx import numpy_helper, parser
 
-from edgefleet_controller.compile import onnx_check
 from edgefleet_controller.compile.document import claim_beyond
+from edgefleet_controller.compile.ingest import onnx_check
 
 
 def model(nodes: str, zero: Any) -> onnx.ModelProto:

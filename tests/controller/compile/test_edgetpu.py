@@ -15,8 +15,7 @@ import numpy as np
 import pytest
 
 from edgefleet_contract.coverage import Placed
-from edgefleet_controller.compile import edgetpu, edgetpu_rules
-from edgefleet_controller.compile.tflite import flatbuffer, graph
+from edgefleet_controller.compile.tflite import edgetpu, edgetpu_rules, flatbuffer, graph
 from edgefleet_controller.compile.tflite.graph import Graph, Op, Tensor
 
 ACTIVATION = Tensor(0, "x", (1, 8, 8, 4), "int8")

@@ -9,9 +9,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgefleet_controller.compile import npz, ort, session
-from edgefleet_controller.compile.calibrate import products_written_out
+from edgefleet_controller.compile import npz
+from edgefleet_controller.compile.ort import session
+from edgefleet_controller.compile.ort import target as ort
 from edgefleet_controller.compile.protocol import BuildRequest
+from edgefleet_controller.compile.quantise.calibrate import products_written_out
 
 SIZES = {"b": 2, "n": 3, "d": 16, "e": 4, "h": 4, "k": 8}
 

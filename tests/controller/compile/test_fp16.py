@@ -10,10 +10,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from edgefleet_controller.compile import fp16, ort
-from edgefleet_controller.compile.calibrate_ranges import observe
 from edgefleet_controller.compile.fault import CompileFaultError
-from edgefleet_controller.compile.session import Session, sqnr_db
+from edgefleet_controller.compile.ort import fp16
+from edgefleet_controller.compile.ort import target as ort
+from edgefleet_controller.compile.ort.session import Session, sqnr_db
+from edgefleet_controller.compile.quantise.ranges import observe
 
 
 def squares(quantised: Any, factor: float) -> onnx.ModelProto:

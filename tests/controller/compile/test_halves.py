@@ -11,8 +11,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgefleet_controller.compile import halves, npz, onnx_check, session
+from edgefleet_controller.compile import npz
 from edgefleet_controller.compile.__main__ import handle
+from edgefleet_controller.compile.graph import halves
+from edgefleet_controller.compile.ingest import onnx_check
+from edgefleet_controller.compile.ort import session
 from edgefleet_controller.compile.protocol import BuildAnswer, BuildRequest
 from edgefleet_controller.compile.tflite.interpreter import Interpreter
 

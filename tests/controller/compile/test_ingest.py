@@ -16,7 +16,7 @@ from onnx import TensorProto, helper
 from edgefleet_contract.artifact import InputTransform
 from edgefleet_controller.compile import npz
 from edgefleet_controller.compile.fault import CompileFaultError
-from edgefleet_controller.compile.ingest import ingest
+from edgefleet_controller.compile.ingest.model import ingest
 from edgefleet_controller.compile.protocol import IngestAnswer, IngestRequest, SamplesFile
 
 Ask = Callable[..., IngestAnswer]

@@ -12,9 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from edgefleet_controller.compile import int4, ort, ort_gather
 from edgefleet_controller.compile.fault import CompileFaultError
-from edgefleet_controller.compile.session import Session, sqnr_db
+from edgefleet_controller.compile.ort import gather as ort_gather
+from edgefleet_controller.compile.ort import int4
+from edgefleet_controller.compile.ort import target as ort
+from edgefleet_controller.compile.ort.session import Session, sqnr_db
 
 
 def unpack(packed: Any, scales: Any, zeros: Any, inner: int) -> Any:

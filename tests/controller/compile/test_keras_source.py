@@ -12,8 +12,10 @@ import pytest
 
 from edgefleet_contract.errors import UserInputError
 from edgefleet_controller.build import Built
-from edgefleet_controller.compile import key, sources, sources_keras
+from edgefleet_controller.compile import key
 from edgefleet_controller.compile.fault import CompileFaultError
+from edgefleet_controller.compile.sources import formats as sources
+from edgefleet_controller.compile.sources import keras as sources_keras
 
 needs_keras = pytest.mark.skipif(
     find_spec("keras") is None or find_spec("tf2onnx") is None,

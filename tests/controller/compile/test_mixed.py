@@ -12,12 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgefleet_controller.compile import mixed, mixed_search, ort, sensitivity, steps
-from edgefleet_controller.compile.calibrate_qdq import QdqLayout, write_qdq
-from edgefleet_controller.compile.calibrate_ranges import observe, ranges_by
+from edgefleet_controller.compile import steps
 from edgefleet_controller.compile.fault import CompileFaultError
-from edgefleet_controller.compile.mixed_search import Candidate
-from edgefleet_controller.compile.session import Session
+from edgefleet_controller.compile.ort import target as ort
+from edgefleet_controller.compile.ort.session import Session
+from edgefleet_controller.compile.quantise import mixed, mixed_search, sensitivity
+from edgefleet_controller.compile.quantise.mixed_search import Candidate
+from edgefleet_controller.compile.quantise.qdq import QdqLayout, write_qdq
+from edgefleet_controller.compile.quantise.ranges import observe, ranges_by
 from edgefleet_controller.compile.steps import StepError
 
 

@@ -10,8 +10,9 @@ import onnx
 import pytest
 from onnx import helper
 
-from edgefleet_controller.compile import normalise, ort
-from edgefleet_controller.compile.session import Session, sqnr_db
+from edgefleet_controller.compile.graph import normalise
+from edgefleet_controller.compile.ort import target as ort
+from edgefleet_controller.compile.ort.session import Session, sqnr_db
 
 
 def foldable(quantised: Any) -> onnx.ModelProto:

@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from edgefleet_contract.errors import ManifestError, UserInputError
-from edgefleet_controller.compile import one_file
+from edgefleet_controller.compile.sources import one_file
 from edgefleet_controller.load import load_manifest
 from edgefleet_controller.resolve import resolve_files
 

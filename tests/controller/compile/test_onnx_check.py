@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from edgefleet_controller.compile import onnx_check
 from edgefleet_controller.compile.fault import CompileFaultError
+from edgefleet_controller.compile.ingest import onnx_check
 
 SOUND = helper.make_model(
     helper.make_graph(

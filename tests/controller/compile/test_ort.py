@@ -11,9 +11,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgefleet_contract.options import provider_problem
-from edgefleet_controller.compile import npz, ort, session
+from edgefleet_controller.compile import npz
 from edgefleet_controller.compile.fault import CompileFaultError
-from edgefleet_controller.compile.ort_engines import provider_options
+from edgefleet_controller.compile.ort import session
+from edgefleet_controller.compile.ort import target as ort
+from edgefleet_controller.compile.ort.engines import provider_options
 from edgefleet_controller.compile.protocol import BuildAnswer, BuildRequest
 
 Build = Callable[[onnx.ModelProto, str], tuple[onnx.ModelProto, BuildAnswer]]

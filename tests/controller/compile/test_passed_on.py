@@ -10,9 +10,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from edgefleet_controller.compile import ort, trt
 from edgefleet_controller.compile.fault import CompileFaultError
-from edgefleet_controller.compile.session import Session
+from edgefleet_controller.compile.ort import target as ort
+from edgefleet_controller.compile.ort.session import Session
+from edgefleet_controller.compile.tensorrt import target as trt
 
 OUTPUTS = {"y": ["n", 16], "x": ["n", 16], "w": [16, 16], "k": [2]}
 

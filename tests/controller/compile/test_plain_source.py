@@ -11,9 +11,11 @@ import onnx
 import onnxruntime
 import pytest
 
-from edgefleet_controller.compile import npz, onnx_check, plain_source
+from edgefleet_controller.compile import npz
 from edgefleet_controller.compile.__main__ import handle
 from edgefleet_controller.compile.fault import CompileFaultError
+from edgefleet_controller.compile.graph import plain_source
+from edgefleet_controller.compile.ingest import onnx_check
 from edgefleet_controller.compile.protocol import BuildAnswer, BuildRequest
 
 

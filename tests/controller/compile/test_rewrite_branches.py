@@ -9,7 +9,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgefleet_controller.compile import onnx_graph, session
+from edgefleet_controller.compile.graph import onnx_graph
+from edgefleet_controller.compile.ort import session
 from edgefleet_controller.compile.rewrite import branches
 from edgefleet_controller.compile.tflite import floating, freeze
 from edgefleet_controller.compile.tflite.interpreter import Interpreter

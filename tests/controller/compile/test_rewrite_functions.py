@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 from onnx import parser
 
-from edgefleet_controller.compile import session
+from edgefleet_controller.compile.ort import session
 from edgefleet_controller.compile.rewrite import functions
 
 

@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgefleet_controller.compile import session
+from edgefleet_controller.compile.ort import session
 from edgefleet_controller.compile.rewrite import library
 from edgefleet_controller.compile.tflite import floating
 from edgefleet_controller.compile.tflite.interpreter import Interpreter

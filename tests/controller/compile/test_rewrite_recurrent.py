@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from edgefleet_controller.compile import session
+from edgefleet_controller.compile.ort import session
 from edgefleet_controller.compile.rewrite import library, recurrent
 from edgefleet_controller.compile.tflite import floating
 from edgefleet_controller.compile.tflite.interpreter import Interpreter

@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from edgefleet_controller.compile import calibrate, rounding
+from edgefleet_controller.compile.quantise import calibrate, rounding
 
 
 def inputs(seed: int) -> Any:

@@ -15,7 +15,8 @@ from edgefleet_agent.preprocess import prepare
 from edgefleet_contract.artifact import InputTransform, Layout, TensorSpec
 from edgefleet_contract.tuning import Recipe
 from edgefleet_contract.variant import ENGINES, PRECISIONS, Variant, parse_variant
-from edgefleet_controller.compile import key, preprocess, registry, shapes
+from edgefleet_controller.compile import key, registry
+from edgefleet_controller.compile.ingest import preprocess, shapes
 
 
 @pytest.mark.parametrize(

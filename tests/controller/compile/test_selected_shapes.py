@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from edgefleet_controller.compile.selected_shapes import outputs_by_values
+from edgefleet_controller.compile.ingest.selected_shapes import outputs_by_values
 
 
 def found(*nodes: onnx.NodeProto, size: int | str = "found", constants: tuple[str, ...] = ()) -> dict[str, str]:

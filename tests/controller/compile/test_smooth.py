@@ -9,8 +9,10 @@ import numpy as np
 import onnx
 import pytest
 
-from edgefleet_controller.compile import ort, ort_int8, smooth
-from edgefleet_controller.compile.session import Session, sqnr_db
+from edgefleet_controller.compile.ort import int8 as ort_int8
+from edgefleet_controller.compile.ort import target as ort
+from edgefleet_controller.compile.ort.session import Session, sqnr_db
+from edgefleet_controller.compile.quantise import smooth
 
 
 def samples(n: int = 64) -> Any:

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgefleet_controller.compile import split
+from edgefleet_controller.compile.ingest import split
 
 
 @given(st.integers(1, 3000), st.booleans())

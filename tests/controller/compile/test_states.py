@@ -18,10 +18,12 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgefleet_contract.artifact import FileRole
 from edgefleet_controller.build import Built, NotBuilt
-from edgefleet_controller.compile import npz, onnx_graph, split, states
+from edgefleet_controller.compile import npz
 from edgefleet_controller.compile.check import UnfitModelError
 from edgefleet_controller.compile.fault import CompileFaultError
-from edgefleet_controller.compile.ingest import ingest
+from edgefleet_controller.compile.graph import onnx_graph
+from edgefleet_controller.compile.ingest import split, states
+from edgefleet_controller.compile.ingest.model import ingest
 from edgefleet_controller.compile.protocol import IngestRequest
 from edgefleet_controller.compile.rewrite import bind_constants
 from edgefleet_controller.export import export_artifact

@@ -17,19 +17,16 @@ from onnx import TensorProto, helper, numpy_helper
 from edgefleet_contract.artifact import EvidenceLevel, InputTransform, Layout, TensorSpec
 from edgefleet_contract.trt_plan import read_header
 from edgefleet_contract.variant import parse_variant
-from edgefleet_controller.compile import (
-    npz,
-    registry,
-    session,
-    trt,
-    trt_plan,
-    trt_profile,
-    trt_rtx,
-    trt_vendor,
-)
+from edgefleet_controller.compile import npz, registry
 from edgefleet_controller.compile.fault import CompileFaultError
+from edgefleet_controller.compile.ort import session
 from edgefleet_controller.compile.protocol import BuildAnswer, BuildRequest
-from edgefleet_controller.compile.trt_coverage import refused_nodes
+from edgefleet_controller.compile.tensorrt import plan as trt_plan
+from edgefleet_controller.compile.tensorrt import profile as trt_profile
+from edgefleet_controller.compile.tensorrt import rtx as trt_rtx
+from edgefleet_controller.compile.tensorrt import target as trt
+from edgefleet_controller.compile.tensorrt import vendor as trt_vendor
+from edgefleet_controller.compile.tensorrt.coverage import refused_nodes
 
 pytest.importorskip("tensorrt_rtx_bindings")
 
@@ -281,7 +278,7 @@ def test_without_tensorrt_rtx_its_plans_are_unsupported_and_sources_are_still_ma
     def missing() -> Any:
         raise trt_vendor.VendorMissingError("TensorRT-RTX is not installed; install edgefleet[trt-rtx]")
 
-    for module in (trt, trt_vendor, sys.modules["edgefleet_controller.compile.trt_coverage"]):
+    for module in (trt, trt_vendor, sys.modules["edgefleet_controller.compile.tensorrt.coverage"]):
         monkeypatch.setattr(module, "load", missing)
     with pytest.raises(CompileFaultError, match=r"install edgefleet\[trt-rtx\]") as caught:
         build("tensorrt-rtx/gpu/fp16")
@@ -294,7 +291,7 @@ def test_without_tensorrt_rtx_its_plans_are_unsupported_and_sources_are_still_ma
 def test_a_missing_module_says_what_to_install() -> None:
     code = (
         "import sys; sys.modules['tensorrt_rtx'] = sys.modules['tensorrt_rtx_bindings'] = None\n"
-        "from edgefleet_controller.compile import trt_vendor\n"
+        "from edgefleet_controller.compile.tensorrt import vendor as trt_vendor\n"
         "try: trt_vendor.load()\n"
         "except trt_vendor.VendorMissingError as error: print(error)"
     )

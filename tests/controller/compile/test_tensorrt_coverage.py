@@ -16,12 +16,16 @@ from onnx.backend.test.case.node import collect_testcases
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
 from edgefleet_contract.coverage import Coverage, CoverageSource, Placed
-from edgefleet_controller.compile import trt_coverage, trt_dla, trt_qdq, trt_table, trt_vendor
 from edgefleet_controller.compile.fault import CompileFaultError
-from edgefleet_controller.compile.onnx_graph import with_shapes
-from edgefleet_controller.compile.trt_coverage import cover, coverage_of, refused_nodes
-from edgefleet_controller.compile.trt_parser import Parser
-from edgefleet_controller.compile.trt_source import require_taken
+from edgefleet_controller.compile.graph.onnx_graph import with_shapes
+from edgefleet_controller.compile.tensorrt import coverage as trt_coverage
+from edgefleet_controller.compile.tensorrt import dla as trt_dla
+from edgefleet_controller.compile.tensorrt import qdq as trt_qdq
+from edgefleet_controller.compile.tensorrt import table as trt_table
+from edgefleet_controller.compile.tensorrt import vendor as trt_vendor
+from edgefleet_controller.compile.tensorrt.coverage import cover, coverage_of, refused_nodes
+from edgefleet_controller.compile.tensorrt.parser import Parser
+from edgefleet_controller.compile.tensorrt.source import require_taken
 
 pytest.importorskip("tensorrt_rtx_bindings")
 

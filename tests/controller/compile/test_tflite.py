@@ -13,8 +13,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgefleet_contract.artifact import EvidenceLevel
 from edgefleet_contract.coverage import Placed
-from edgefleet_controller.compile import npz, rewrite, session
+from edgefleet_controller.compile import npz, rewrite
 from edgefleet_controller.compile.fault import CompileFaultError
+from edgefleet_controller.compile.ort import session
 from edgefleet_controller.compile.protocol import BuildAnswer, BuildRequest
 from edgefleet_controller.compile.tflite import (
     blame,

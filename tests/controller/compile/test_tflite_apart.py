@@ -10,7 +10,7 @@ import pytest
 from onnx import helper
 
 from edgefleet_controller.compile.fault import CompileFaultError
-from edgefleet_controller.compile.session import Session
+from edgefleet_controller.compile.ort.session import Session
 from edgefleet_controller.compile.tflite import apart, flatbuffer, target
 from edgefleet_controller.compile.tflite.interpreter import Interpreter
 

@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import numpy_helper, parser
 
-from edgefleet_controller.compile import session
+from edgefleet_controller.compile.ort import session
 from edgefleet_controller.compile.tflite import floating, quantise
 from edgefleet_controller.compile.tflite.interpreter import Interpreter
 

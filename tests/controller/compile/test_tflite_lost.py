@@ -9,8 +9,8 @@ import onnx
 import pytest
 from onnx import numpy_helper, parser
 
-from edgefleet_controller.compile import session
 from edgefleet_controller.compile.fault import CompileFaultError
+from edgefleet_controller.compile.ort import session
 from edgefleet_controller.compile.tflite import convert, floating, lost, prove
 from edgefleet_controller.compile.tflite.interpreter import Interpreter
 

@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import numpy_helper, parser
 
-from edgefleet_controller.compile import session
+from edgefleet_controller.compile.ort import session
 from edgefleet_controller.compile.tflite import floating, graph, masks, quantise
 from edgefleet_controller.compile.tflite.floating import FloatFile
 from edgefleet_controller.compile.tflite.interpreter import Interpreter

@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgefleet_contract.artifact import TensorMap
-from edgefleet_controller.compile import session
+from edgefleet_controller.compile.ort import session
 from edgefleet_controller.compile.tflite import floating, quantise
 from edgefleet_controller.compile.tflite.floating import FloatFile
 from edgefleet_controller.compile.tflite.interpreter import Interpreter

@@ -15,9 +15,10 @@ from edgefleet_contract.errors import UserInputError
 from edgefleet_contract.evidence import Verdict
 from edgefleet_contract.variant import parse_variant
 from edgefleet_controller.build import Built, ChildSteps, NotBuilt
-from edgefleet_controller.compile import coverage, sources
+from edgefleet_controller.compile import coverage
 from edgefleet_controller.compile.fault import CompileFaultError
 from edgefleet_controller.compile.protocol import CoverageRequest, ModelRecord
+from edgefleet_controller.compile.sources import formats as sources
 from edgefleet_controller.compile.tflite import flatbuffer, given, graph, interpreter, quantise
 from edgefleet_controller.compile.tflite.precision import precision_of
 

@@ -10,8 +10,8 @@ import onnxsim
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from edgefleet_controller.compile import session
-from edgefleet_controller.compile.calibrate_judge import Score
+from edgefleet_controller.compile.ort import session
+from edgefleet_controller.compile.quantise.judge import Score
 from edgefleet_controller.compile.tflite import floating, quantise, source, target
 from edgefleet_controller.compile.tflite.interpreter import Interpreter
 

@@ -15,9 +15,11 @@ from edgefleet_contract.base import digest_bytes
 from edgefleet_contract.errors import UserInputError
 from edgefleet_contract.evidence import Verdict
 from edgefleet_controller.build import Built, ChildSteps, NotBuilt
-from edgefleet_controller.compile import npz, sources, sources_torch
+from edgefleet_controller.compile import npz
 from edgefleet_controller.compile.fault import CompileFaultError
 from edgefleet_controller.compile.protocol import IngestAnswer, Origin
+from edgefleet_controller.compile.sources import formats as sources
+from edgefleet_controller.compile.sources import torch as sources_torch
 
 needs_torch = pytest.mark.skipif(find_spec("torch") is None, reason="PyTorch is an extra and is not installed here")
 
@@ -127,7 +129,7 @@ class Exporting(ChildSteps):
 
 
 def outputs_of(model: Path, feeds: Mapping[str, Any]) -> Any:
-    from edgefleet_controller.compile import session
+    from edgefleet_controller.compile.ort import session
 
     return session.Session(model).run(feeds)[0]
 

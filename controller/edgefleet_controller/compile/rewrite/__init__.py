@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterator
 
 import onnx
 
-from edgefleet_controller.compile.onnx_graph import opset_of
+from edgefleet_controller.compile.graph.onnx_graph import opset_of
 from edgefleet_controller.compile.rewrite import functions, library
 from edgefleet_controller.compile.rewrite.graph import named
 

@@ -16,9 +16,12 @@ import onnx
 
 from edgefleet_contract.artifact import TensorSpec
 from edgefleet_contract.variant import parse_variant
-from edgefleet_controller.compile import npz, onnx_check, onnx_graph, preprocess, session
+from edgefleet_controller.compile import npz
 from edgefleet_controller.compile.fault import CompileFaultError, one_line
+from edgefleet_controller.compile.graph import onnx_graph
+from edgefleet_controller.compile.ingest import onnx_check, preprocess
 from edgefleet_controller.compile.npz import Array, Arrays
+from edgefleet_controller.compile.ort import session
 from edgefleet_controller.compile.protocol import BuildAnswer, BuildRequest
 
 logger = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping
 import onnx
 from onnx import helper, numpy_helper
 
-from edgefleet_controller.compile.onnx_graph import definitions, inner_graphs, put_nodes, rename, with_shapes
+from edgefleet_controller.compile.graph.onnx_graph import definitions, inner_graphs, put_nodes, rename, with_shapes
 from edgefleet_controller.compile.rewrite.graph import attribute
 from edgefleet_controller.compile.rewrite.known import Known
 

@@ -16,7 +16,7 @@ import onnx.version_converter
 from onnx import helper
 
 from edgefleet_controller.compile.fault import one_line
-from edgefleet_controller.compile.onnx_graph import opset_of
+from edgefleet_controller.compile.graph.onnx_graph import opset_of
 
 logger = logging.getLogger(__name__)
 

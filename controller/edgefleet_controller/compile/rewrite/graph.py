@@ -9,8 +9,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from edgefleet_controller.compile.graph.onnx_graph import opset_of, put_nodes
 from edgefleet_controller.compile.npz import Array
-from edgefleet_controller.compile.onnx_graph import opset_of, put_nodes
 
 Attribute: TypeAlias = Any
 """A value of an ONNX attribute: number, text, tensor or list."""

@@ -8,9 +8,9 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from edgefleet_controller.compile import session
+from edgefleet_controller.compile.graph.onnx_graph import definitions, reads_of
 from edgefleet_controller.compile.npz import Array
-from edgefleet_controller.compile.onnx_graph import definitions, reads_of
+from edgefleet_controller.compile.ort import session
 from edgefleet_controller.compile.rewrite.graph import Builder, attribute
 
 MAX_NODES_N = 256

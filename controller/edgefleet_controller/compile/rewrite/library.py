@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 
 import onnx
 
-from edgefleet_controller.compile.onnx_graph import STANDARD_DOMAINS
+from edgefleet_controller.compile.graph.onnx_graph import STANDARD_DOMAINS
 from edgefleet_controller.compile.rewrite import (
     classical,
     einsum,

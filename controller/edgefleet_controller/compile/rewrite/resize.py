@@ -9,8 +9,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from edgefleet_controller.compile import session
 from edgefleet_controller.compile.npz import Array
+from edgefleet_controller.compile.ort import session
 from edgefleet_controller.compile.rewrite.graph import Builder, attribute, given
 
 MAX_MATRIX_ELEMENTS = 4_000_000

@@ -7,8 +7,8 @@ import logging
 import onnx
 from onnx import TensorProto, helper
 
-from edgefleet_controller.compile import session
 from edgefleet_controller.compile.npz import Array, Arrays
+from edgefleet_controller.compile.ort import session
 from edgefleet_controller.compile.tflite import convert, layout, prove
 from edgefleet_controller.compile.tflite.convert import ConversionError
 from edgefleet_controller.compile.tflite.interpreter import Interpreter, RefusedError

@@ -11,12 +11,12 @@ from pathlib import Path
 
 from edgefleet_contract.base import clip_reason
 from edgefleet_contract.coverage import Coverage, CoverageSource, OperatorCoverage, Placed
-from edgefleet_controller.compile import edgetpu
 from edgefleet_controller.compile.tflite import (
     delegate_coreml,
     delegate_gpu,
     delegate_nnapi,
     delegate_rules,
+    edgetpu,
     graph,
     partition,
     sized,

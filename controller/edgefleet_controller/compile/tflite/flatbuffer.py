@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from edgefleet_controller.compile.npz import Array
-from edgefleet_controller.compile.sources import TFLITE_MARK
+from edgefleet_controller.compile.sources.formats import TFLITE_MARK
 
 FlatObject: TypeAlias = Any
 """An object of the generated schema, which has no types."""

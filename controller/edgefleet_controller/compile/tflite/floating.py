@@ -11,10 +11,11 @@ import onnx
 
 from edgefleet_contract.artifact import TensorMap
 from edgefleet_contract.coverage import CoverageSource
-from edgefleet_controller.compile import rewrite, session
+from edgefleet_controller.compile import rewrite
 from edgefleet_controller.compile.fault import CompileFaultError, OperatorsFaultError, RefusedOperator
+from edgefleet_controller.compile.graph.onnx_graph import with_constants
 from edgefleet_controller.compile.npz import Array, Arrays
-from edgefleet_controller.compile.onnx_graph import with_constants
+from edgefleet_controller.compile.ort import session
 from edgefleet_controller.compile.rewrite import branches, library
 from edgefleet_controller.compile.rewrite.graph import named
 from edgefleet_controller.compile.tflite import blame, convert, freeze, layout, lost, prove, scalars, source, widen

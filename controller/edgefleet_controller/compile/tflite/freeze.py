@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import onnx
 
+from edgefleet_controller.compile.graph.onnx_graph import reads_of
 from edgefleet_controller.compile.npz import Array, Arrays
-from edgefleet_controller.compile.onnx_graph import reads_of
 
 MAX_ELEMENTS = 64
 _REDUCTIONS = (

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from edgefleet_contract.artifact import Dim, DType, TensorSpec
 from edgefleet_controller.compile.fault import CompileFaultError
-from edgefleet_controller.compile.ingest_behaviour import Runnable
+from edgefleet_controller.compile.ingest.behaviour import Runnable
 from edgefleet_controller.compile.npz import Array, Arrays
 from edgefleet_controller.compile.protocol import ModelRecord
 from edgefleet_controller.compile.tflite import flatbuffer, graph

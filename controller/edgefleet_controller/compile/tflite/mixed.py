@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgefleet_contract.evidence import Task
-from edgefleet_controller.compile.calibrate_judge import Judge, Score
-from edgefleet_controller.compile.calibrate_target import Target
-from edgefleet_controller.compile.mixed_search import Candidate, Found, Made, Search
 from edgefleet_controller.compile.npz import Array
 from edgefleet_controller.compile.protocol import OptionValue
-from edgefleet_controller.compile.sensitivity import relative_power
+from edgefleet_controller.compile.quantise.aim import Target
+from edgefleet_controller.compile.quantise.judge import Judge, Score
+from edgefleet_controller.compile.quantise.mixed_search import Candidate, Found, Made, Search
+from edgefleet_controller.compile.quantise.sensitivity import relative_power
 from edgefleet_controller.compile.tflite import coverage, graph, quantise
 from edgefleet_controller.compile.tflite.graph import Op
 from edgefleet_controller.compile.tflite.interpreter import RefusedError

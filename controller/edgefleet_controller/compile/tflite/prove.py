@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from edgefleet_controller.compile import session
+from edgefleet_controller.compile.ingest.split import spread
 from edgefleet_controller.compile.npz import Array, Arrays
-from edgefleet_controller.compile.split import spread
+from edgefleet_controller.compile.ort import session
 
 RELATIVE = 2e-3
 """Largest difference of an element, relative to itself, that other orders of summation and other polynomials of exp and

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import onnx
 
 from edgefleet_controller.compile.fault import one_line
-from edgefleet_controller.compile.onnx_graph import rename, with_plain_constants, with_shapes
+from edgefleet_controller.compile.graph.onnx_graph import rename, with_plain_constants, with_shapes
 
 logger = logging.getLogger(__name__)
 

@@ -11,12 +11,13 @@ import numpy as np
 from edgefleet_contract.artifact import EvidenceLevel, TensorMap, TensorSpec
 from edgefleet_contract.coverage import Coverage
 from edgefleet_contract.variant import Variant, parse_variant
-from edgefleet_controller.compile import npz, onnx_check, preprocess
-from edgefleet_controller.compile.calibrate_judge import Judge, Score, open_judge
-from edgefleet_controller.compile.calibrate_target import EXACT_DB
+from edgefleet_controller.compile import npz
 from edgefleet_controller.compile.fault import CompileFaultError
+from edgefleet_controller.compile.ingest import onnx_check, preprocess
 from edgefleet_controller.compile.npz import Array, Arrays
 from edgefleet_controller.compile.protocol import BuildAnswer, BuildRequest, OptionValue
+from edgefleet_controller.compile.quantise.aim import EXACT_DB
+from edgefleet_controller.compile.quantise.judge import Judge, Score, open_judge
 from edgefleet_controller.compile.tflite import (
     coverage,
     edgetpu_compiler,

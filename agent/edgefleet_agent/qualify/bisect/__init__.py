@@ -1,0 +1,1 @@
+"""Which operator makes a candidate differ from its reference."""

@@ -1,0 +1,1 @@
+"""Energy and temperature of a load, from the readings of sensors."""

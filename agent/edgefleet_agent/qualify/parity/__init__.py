@@ -1,0 +1,1 @@
+"""Parity: do a candidate's outputs mean what the reference's mean?"""

@@ -1,0 +1,1 @@
+"""Target `ort`: ONNX files for ONNX Runtime and its execution providers."""

@@ -1,0 +1,1 @@
+"""Ranges, scales, rounding and mixed precision: recipes that no target owns."""

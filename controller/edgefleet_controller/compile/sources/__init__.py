@@ -1,0 +1,1 @@
+"""Kinds of model sources, and how each becomes one ONNX file."""
