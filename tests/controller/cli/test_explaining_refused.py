@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from onnx import NodeProto, TensorProto, helper
 from typer.testing import CliRunner, Result
 
-from edgefleet_contract.coverage import CoverageSource
+from edgefleet_contract.coverage import Coverage, CoverageSource
 from edgefleet_controller.cli.app import app
 from edgefleet_controller.compile.coverage import coverage
 from edgefleet_controller.compile.fault import CompileFaultError
@@ -54,30 +55,35 @@ def test_explain_lists_the_source_when_one_operator_keeps_it_from_being_built(tm
     assert told["source"] == "static-table"
 
 
-def test_an_operator_the_converter_lacks_is_unsupported_in_the_list_of_the_source(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def lacking(_model: object, _keep: object) -> bytes:
-        raise ConversionError("no TFLite operators for Det determinant", ("Det determinant",))
+@pytest.fixture
+def asked_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], Coverage]:
+    """Return what asks where the operators of a determinant would run, with a converter that lacks one."""
 
-    monkeypatch.setattr(convert, "to_tflite", lacking)
-    path = saved(tmp_path / "m.onnx", DETERMINANT)
-    told = coverage(CoverageRequest(model=str(path), variant="tflite/gpu/fp32", work_dir=str(tmp_path)))
+    def ask(said: str, operator: str) -> Coverage:
+        def lacking(_model: object, _keep: object) -> bytes:
+            raise ConversionError(said, (operator,))
+
+        monkeypatch.setattr(convert, "to_tflite", lacking)
+        path = saved(tmp_path / "m.onnx", DETERMINANT)
+        return coverage(CoverageRequest(model=str(path), variant="tflite/gpu/fp32", work_dir=str(tmp_path)))
+
+    return ask
+
+
+def test_an_operator_the_converter_lacks_is_unsupported_in_the_list_of_the_source(
+    asked_without: Callable[[str, str], Coverage],
+) -> None:
+    told = asked_without("no TFLite operators for Det determinant", "Det determinant")
     assert [each.placed.value for each in told.operators] == ["cpu", "unsupported", "cpu"]
     assert told.operators[1].reason == "onnx2tf has no TFLite operators for it"
     assert told.source is CoverageSource.VENDOR_PARSER
 
 
 def test_a_refused_operator_that_the_source_does_not_have_stays_an_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    asked_without: Callable[[str, str], Coverage],
 ) -> None:
-    def lacking(_model: object, _keep: object) -> bytes:
-        raise ConversionError("custom operators no runtime has: FlexDet", ("FlexDet",))
-
-    monkeypatch.setattr(convert, "to_tflite", lacking)
-    path = saved(tmp_path / "m.onnx", DETERMINANT)
     with pytest.raises(CompileFaultError, match="FlexDet"):
-        coverage(CoverageRequest(model=str(path), variant="tflite/gpu/fp32", work_dir=str(tmp_path)))
+        asked_without("custom operators no runtime has: FlexDet", "FlexDet")
 
 
 def test_explain_still_refuses_a_damaged_file_that_holds_an_unknown_operator(tmp_path: Path) -> None:

@@ -13,10 +13,12 @@ _MIN_N = 32
 _MIN_GROUP_N = 4
 _LANES_N = (2, 4, 8)
 _LOUD_SHARE = 0.05
-"""Samples with less than this share of the median sample's energy tell no gain."""
+"""Samples with less than this share of the median sample's energy tell no gain; neighbours with less that is their
+own, beside what they share with a sample, tell no leak."""
 _SHARE = 0.5
 """What is found must be most of the error it is found in: samples sorted by kind lean differently, but by less."""
 _MIN_OFFSET_QUANTA = 4.0
+"""An offset below this many of the claim's steps is the rounding of an output, not a fault."""
 
 
 def check_drift(pair: Pair) -> Finding | None:

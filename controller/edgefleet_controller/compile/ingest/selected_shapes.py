@@ -9,7 +9,6 @@ import onnx
 from onnx import shape_inference
 
 _SELECT = frozenset({"NonZero", "NonMaxSuppression", "Unique", "Compress"})
-# Which inputs' values decide the shape of the output; by the operators' specifications, opset 23.
 _DECIDING: Mapping[str, tuple[int, ...]] = {
     "Range": (0, 1, 2),
     "Reshape": (1,),
@@ -25,6 +24,7 @@ _DECIDING: Mapping[str, tuple[int, ...]] = {
     "Split": (1,),
     "CenterCropPad": (1,),
 }
+"""Operator → the inputs whose values decide the shape of its output, by the operators' specifications (opset 23)."""
 _MEASURING = frozenset({"Shape", "Size"})
 
 

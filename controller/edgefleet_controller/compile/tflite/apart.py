@@ -33,33 +33,19 @@ def outputs_apart(data: bytes) -> bytes:
     for index in shared:
         edge = _copied(model, code, index)
         outputs = [edge if each == index else each for each in outputs]
-        flatbuffer.point_outputs(model, index, edge)
+        flatbuffer.point(model, index, edge)
     graph.outputs = np.asarray(outputs, dtype=np.int32)
     return flatbuffer.write(model)
 
 
 def _copied(model: FlatObject, code: int, index: int) -> int:
     """Add a copy of a tensor, which takes its name, and the reshape that makes it; return its place."""
-    from ai_edge_litert import schema_py_generated as schema
-
     graph = model.subgraphs[0]
     inner = graph.tensors[index]
-    sizes = np.asarray(inner.shape, dtype=np.int32)
     edge = copy.copy(inner)
     edge.buffer = flatbuffer.add_buffer(model, None)
     graph.tensors.append(edge)
     place = len(graph.tensors) - 1
     inner.name = f"{flatbuffer.text(inner.name)}_inside"
-    shape = schema.TensorT()
-    shape.name, shape.type = f"{flatbuffer.text(edge.name)}_sizes", schema.TensorType.INT32
-    shape.shape, shape.buffer = np.asarray([len(sizes)], dtype=np.int32), flatbuffer.add_buffer(model, sizes)
-    graph.tensors.append(shape)
-    operator = schema.OperatorT()
-    operator.opcodeIndex = code
-    operator.inputs = np.asarray([index, len(graph.tensors) - 1], dtype=np.int32)
-    operator.outputs = np.asarray([place], dtype=np.int32)
-    operator.builtinOptionsType = schema.BuiltinOptions.ReshapeOptions
-    operator.builtinOptions = schema.ReshapeOptionsT()
-    operator.builtinOptions.newShape = sizes
-    graph.operators.append(operator)
+    graph.operators.append(flatbuffer.reshape(model, code, index, place, inner.shape))
     return place

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, TypeAlias
 
@@ -109,12 +109,46 @@ def add_buffer(model: FlatObject, values: Array | None) -> int:
     return len(model.buffers) - 1
 
 
-def point_outputs(model: FlatObject, before: int, after: int) -> None:
-    """Let every signature's outputs that named one tensor name another."""
+def add_integers(model: FlatObject, name: str, values: Sequence[int]) -> int:
+    """Add a constant int32 vector, such as the axes or sizes an operator reads; return its place."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    held = np.asarray(values, dtype=np.int32)
+    tensor = schema.TensorT()
+    tensor.name, tensor.type = name, schema.TensorType.INT32
+    tensor.shape, tensor.buffer = np.asarray([len(held)], dtype=np.int32), add_buffer(model, held)
+    model.subgraphs[0].tensors.append(tensor)
+    return len(model.subgraphs[0].tensors) - 1
+
+
+def operator(code: int, inputs: Sequence[int], output: int) -> FlatObject:
+    """Return an operator of one output without options, which the caller puts into a graph."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    made = schema.OperatorT()
+    made.opcodeIndex = code
+    made.inputs, made.outputs = (np.asarray(each, dtype=np.int32) for each in (inputs, [output]))
+    return made
+
+
+def reshape(model: FlatObject, code: int, source: int, target: int, sizes: Sequence[int]) -> FlatObject:
+    """Return a RESHAPE, at this place among the operator codes, of one tensor to another of these sizes."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    name = f"{text(model.subgraphs[0].tensors[target].name)}_sizes"
+    made = operator(code, [source, add_integers(model, name, sizes)], target)
+    made.builtinOptionsType = schema.BuiltinOptions.ReshapeOptions
+    made.builtinOptions = schema.ReshapeOptionsT()
+    made.builtinOptions.newShape = np.asarray(sizes, dtype=np.int32)
+    return made
+
+
+def point(model: FlatObject, before: int, after: int, *, entering: bool = False) -> None:
+    """Let every signature's outputs (its inputs where `entering`) that named one tensor name another."""
     for signature in model.signatureDefs or ():
-        for output in signature.outputs or ():
-            if output.tensorIndex == before:
-                output.tensorIndex = after
+        for edge in (signature.inputs if entering else signature.outputs) or ():
+            if edge.tensorIndex == before:
+                edge.tensorIndex = after
 
 
 def custom_operators(data: bytes) -> tuple[str, ...]:

@@ -36,10 +36,8 @@ def with_constant_states(data: bytes) -> bytes:
     if not still:
         return data
     for tensor in still:
-        buffer = type(model.buffers[0])()
-        buffer.data = np.zeros(4 * int(np.prod(tensor.shape, dtype=np.int64)), dtype=np.uint8)
-        model.buffers.append(buffer)
-        tensor.buffer, tensor.isVariable = len(model.buffers) - 1, False
+        tensor.buffer = flatbuffer.add_buffer(model, np.zeros(tensor.shape, dtype=np.float32))
+        tensor.isVariable = False
     return flatbuffer.write(model)
 
 
@@ -152,17 +150,9 @@ def with_transpose(data: bytes, name: str, source: int, axes: Axes) -> bytes:
 
 
 def _transpose(model: FlatObject, schema: FlatObject, source: int, target: int, axes: Axes) -> FlatObject:
-    graph = model.subgraphs[0]
-    buffer, order, operator = schema.BufferT(), schema.TensorT(), schema.OperatorT()
-    buffer.data = np.frombuffer(np.asarray(axes, dtype=np.int32).tobytes(), dtype=np.uint8)
-    model.buffers.append(buffer)
-    order.name = f"{flatbuffer.text(graph.tensors[target].name)}_axes"
-    order.shape, order.type = np.asarray([len(axes)], dtype=np.int32), schema.TensorType.INT32
-    order.buffer = len(model.buffers) - 1
-    graph.tensors.append(order)
-    operator.opcodeIndex = flatbuffer.add_operator_code(model, schema.BuiltinOperator.TRANSPOSE)
-    operator.inputs = np.asarray([source, len(graph.tensors) - 1], dtype=np.int32)
-    operator.outputs = np.asarray([target], dtype=np.int32)
+    order = flatbuffer.add_integers(model, f"{flatbuffer.text(model.subgraphs[0].tensors[target].name)}_axes", axes)
+    code = flatbuffer.add_operator_code(model, schema.BuiltinOperator.TRANSPOSE)
+    operator = flatbuffer.operator(code, [source, order], target)
     operator.builtinOptionsType = schema.BuiltinOptions.TransposeOptions
     operator.builtinOptions = schema.TransposeOptionsT()
     return operator

@@ -34,10 +34,7 @@ def bounded(data: bytes, ranges: Mapping[str, Any]) -> bytes:
     for index, depth in depths.items():
         values = np.array(_huge(_constant(content, index)))
         values[np.abs(values) >= HUGE] = depth
-        buffer = type(model.buffers[0])()
-        buffer.data = np.frombuffer(values.astype(np.float32).tobytes(), dtype=np.uint8)
-        model.buffers.append(buffer)
-        model.subgraphs[0].tensors[index].buffer = len(model.buffers) - 1
+        model.subgraphs[0].tensors[index].buffer = flatbuffer.add_buffer(model, values.astype(np.float32))
     return flatbuffer.write(model)
 
 

@@ -33,10 +33,10 @@ def without_axis(data: bytes, names: Collection[str]) -> bytes:
                 model, schema.BuiltinOperator.RESHAPE if entering else schema.BuiltinOperator.SQUEEZE
             )
             if entering:
-                graph.operators.insert(0, _reshape(model, schema, code, edge, int(index)))
+                graph.operators.insert(0, flatbuffer.reshape(model, code, edge, int(index), [1]))
             else:
                 graph.operators.append(_squeeze(schema, code, int(index), edge))
-            _point(model, int(index), edge, entering=entering)
+            flatbuffer.point(model, int(index), edge, entering=entering)
     return flatbuffer.write(model)
 
 
@@ -53,38 +53,9 @@ def _edge(model: FlatObject, index: int) -> int:
     return len(graph.tensors) - 1
 
 
-def _operator(schema: FlatObject, code: int, inputs: list[int], output: int) -> FlatObject:
-    operator = schema.OperatorT()
-    operator.opcodeIndex = code
-    operator.inputs, operator.outputs = (np.asarray(each, dtype=np.int32) for each in (inputs, [output]))
-    return operator
-
-
-def _reshape(model: FlatObject, schema: FlatObject, code: int, edge: int, inner: int) -> FlatObject:
-    graph = model.subgraphs[0]
-    shape = schema.TensorT()
-    shape.name = f"{flatbuffer.text(graph.tensors[inner].name)}_shape"
-    shape.shape, shape.type = np.ones(1, dtype=np.int32), schema.TensorType.INT32
-    shape.buffer = flatbuffer.add_buffer(model, np.ones(1, dtype=np.int32))
-    graph.tensors.append(shape)
-    operator = _operator(schema, code, [edge, len(graph.tensors) - 1], inner)
-    operator.builtinOptionsType = schema.BuiltinOptions.ReshapeOptions
-    operator.builtinOptions = schema.ReshapeOptionsT()
-    operator.builtinOptions.newShape = np.ones(1, dtype=np.int32)
-    return operator
-
-
 def _squeeze(schema: FlatObject, code: int, inner: int, edge: int) -> FlatObject:
-    operator = _operator(schema, code, [inner], edge)
+    operator = flatbuffer.operator(code, [inner], edge)
     operator.builtinOptionsType = schema.BuiltinOptions.SqueezeOptions
     operator.builtinOptions = schema.SqueezeOptionsT()
     operator.builtinOptions.squeezeDims = np.zeros(1, dtype=np.int32)
     return operator
-
-
-def _point(model: FlatObject, before: int, after: int, *, entering: bool) -> None:
-    """Let signatures name the new edge."""
-    for signature in model.signatureDefs or ():
-        for edge in (signature.inputs if entering else signature.outputs) or ():
-            if edge.tensorIndex == before:
-                edge.tensorIndex = after

@@ -157,11 +157,13 @@ def _rescued(
         Path(request.work_dir),
     )
     rounded = mixed.Rounded(plain, judge.score(_outputs(plain, floats, judge)))
-    missed = bench.missed(rounded) if share is None else None
-    if missed is None and share is None:
-        return plain, {}
+    why: dict[str, OptionValue] = {}
+    if share is None:
+        missed = bench.missed(rounded)
+        if missed is None:
+            return plain, {}
+        why = {"plain_int8_misses": missed[:300]}
     rescued, options = mixed.rescue(bench, rounded, share)
-    why: dict[str, OptionValue] = {} if missed is None else {"plain_int8_misses": missed[:300]}
     return rescued.data, {**why, **options, **_figures(rescued.data)}
 
 

@@ -36,21 +36,18 @@ def as_int64(data: bytes, names: Collection[str]) -> bytes:
         if name not in names:
             continue
         wide = copy.copy(narrow)
-        wide.type, wide.buffer = schema.TensorType.INT64, len(model.buffers)
+        wide.type, wide.buffer = schema.TensorType.INT64, flatbuffer.add_buffer(model, None)
         narrow.name = f"{name}_int32"
-        model.buffers.append(schema.BufferT())
         graph.tensors.append(wide)
         graph.operators.append(_cast(schema, code, int(index), len(graph.tensors) - 1))
         outputs[place] = len(graph.tensors) - 1
-        flatbuffer.point_outputs(model, int(index), outputs[place])
+        flatbuffer.point(model, int(index), outputs[place])
     graph.outputs = np.asarray(outputs, dtype=np.int32)
     return flatbuffer.write(model)
 
 
 def _cast(schema: flatbuffer.FlatObject, code: int, source: int, target: int) -> flatbuffer.FlatObject:
-    operator = schema.OperatorT()
-    operator.opcodeIndex = code
-    operator.inputs, operator.outputs = (np.asarray([each], dtype=np.int32) for each in (source, target))
+    operator = flatbuffer.operator(code, [source], target)
     operator.builtinOptionsType = schema.BuiltinOptions.CastOptions
     operator.builtinOptions = schema.CastOptionsT()
     operator.builtinOptions.inDataType, operator.builtinOptions.outDataType = (
