@@ -278,14 +278,19 @@ def test_the_resident_process_loads_neither_numpy_nor_a_runtime(controller: Cont
     assert pss_kib < 64 * 1024
 
 
-def test_a_worker_dies_with_the_agent_that_was_killed(
-    controller: Controller, start_agent: Any, digits: Any, wish: Any, desired: Any
-) -> None:
+@pytest.fixture
+def in_a_trial(controller: Controller, start_agent: Any, digits: Any, wish: Any, desired: Any) -> Any:
+    """Return the process of an agent whose worker hangs in a trial, and the candidate under trial."""
     hangs = digits("misbehave/hang/fp32")
     controller.blobs = hangs.blobs
     process = start_agent("--test-runtimes")
     controller.wish(desired(1, wish(hangs.candidate)))
     controller.until_state(DeviceState.QUALIFYING, 1)
+    return process, hangs.candidate
+
+
+def test_a_worker_dies_with_the_agent_that_was_killed(in_a_trial: Any) -> None:
+    process, _ = in_a_trial
     end_s = time.monotonic() + WAIT_S
     workers: list[psutil.Process] = []
     while not workers and time.monotonic() < end_s:
@@ -299,20 +304,16 @@ def test_a_worker_dies_with_the_agent_that_was_killed(
 
 @pytest.mark.parametrize("ended_by", ["SIGTERM", "stdin", "SIGKILL"])
 def test_only_an_agent_that_died_leaves_a_strike_on_the_artifact_in_its_trial(
-    controller: Controller, start_agent: Any, digits: Any, wish: Any, desired: Any, tmp_path: Path, ended_by: str
+    in_a_trial: Any, tmp_path: Path, ended_by: str
 ) -> None:
-    hangs = digits("misbehave/hang/fp32")
-    controller.blobs = hangs.blobs
-    process = start_agent("--test-runtimes")
-    controller.wish(desired(1, wish(hangs.candidate)))
-    controller.until_state(DeviceState.QUALIFYING, 1)
+    process, candidate = in_a_trial
     if ended_by == "stdin":
         process.stdin.close()
     else:
         process.send_signal(getattr(signal, ended_by))
     process.wait(WAIT_S)
     struck = StateStore(open_database(tmp_path / "home/agent.db").connection).open_strikes(machine_boot_id())
-    assert struck == ({hangs.candidate.artifact: AGENT_DIED} if ended_by == "SIGKILL" else {})
+    assert struck == ({candidate.artifact: AGENT_DIED} if ended_by == "SIGKILL" else {})
 
 
 def agent_command(home: Path, *words: str) -> subprocess.CompletedProcess[str]:
